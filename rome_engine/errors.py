@@ -1,0 +1,64 @@
+"""Every error a user can cause, as one type each.
+
+A message is one line: what was wrong, with which input, and the remedy. The command line prints it and exits with 2.
+"""
+
+
+class RomeEngineError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ModelLoadError(RomeEngineError):
+    """No model could be loaded from this name or folder."""
+
+
+class UnsupportedModelError(RomeEngineError):
+    """The model's structure could not be proven, or is of a kind that is not handled."""
+
+
+class EmbeddedModelError(RomeEngineError):
+    """The embedded model could not be fetched, checked or converted."""
+
+
+class PromptError(RomeEngineError):
+    """A prompt, subject or target that cannot be used as given."""
+
+
+class SubjectNotFoundError(PromptError):
+    """The subject does not occur in the prompt."""
+
+
+class AmbiguousSubjectError(PromptError):
+    """The subject occurs more than once in the prompt."""
+
+
+class TargetError(PromptError):
+    """A target that is empty, has no tokens, or is already the answer."""
+
+
+class PromptTooLongError(PromptError):
+    """The prompt has more tokens than the model's context."""
+
+
+class TraceError(RomeEngineError):
+    """A trace that cannot be planned, or whose self-tests failed."""
+
+
+class StatisticsError(RomeEngineError):
+    """Second moments that are missing, unreadable or not usable."""
+
+
+class EditError(RomeEngineError):
+    """An edit that cannot be computed or must not be applied."""
+
+
+class EditFileError(EditError):
+    """A file that is not an edit, or is damaged."""
+
+
+class WrongWeightsError(EditError):
+    """The edit was made for other weights than the model has."""
+
+
+class StorageError(RomeEngineError):
+    """A file or folder that cannot be read or written."""

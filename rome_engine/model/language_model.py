@@ -1,0 +1,235 @@
+"""A Hugging Face causal LM with its tokenizer and its proven architecture.
+
+Sole owner of module look-up, weight orientation, token spans and positions: nothing else in the package knows a module's
+name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rome_engine.errors import PromptTooLongError, TargetError
+from rome_engine.model import tokens
+from rome_engine.model.architecture import Architecture, discover, is_conv1d
+from rome_engine.model.hooks import Trace
+from rome_engine.model.loading import load_pretrained
+from rome_engine.model.proofs import Proof, prove, unembed
+from rome_engine.model.tokens import BosPolicy, Prompt
+
+Kind = Literal["hidden", "mlp", "attn"]
+
+
+class LanguageModel:
+    """An unmodified Hugging Face causal LM, seen through its architecture. The model itself is `self.module`.
+
+    Raises UnsupportedModelError where the architecture cannot be found or proven.
+    """
+
+    def __init__(self, module: nn.Module, tokenizer: Any, name: str = "model") -> None:
+        self.module: Any = module.eval()
+        self.tokenizer: Any = tokenizer
+        self.name = name
+        self.module.requires_grad_(False)
+        probe = torch.arange(5)[None] + 1
+        proposed = discover(module, lambda: self.module(input_ids=probe.to(self.device), use_cache=False))
+        self.architecture: Architecture
+        self.proofs: tuple[Proof, ...]
+        self.architecture, self.proofs = prove(module, proposed)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | None = None,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str | None = None,
+        device_map: Any = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> LanguageModel:
+        """The model of a Hub id or local folder; None or "embedded" is the embedded model.
+
+        dtype: "auto" keeps what the checkpoint says. device: where to put it; device_map goes to transformers. Remote code runs
+        only when trust_remote_code says so, and weights are read from safetensors only.
+        Raises ModelLoadError, UnsupportedModelError, EmbeddedModelError; each names the remedy.
+        """
+        module, tokenizer, shown = load_pretrained(
+            name, dtype=dtype, device=device, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
+        )
+        return cls(module, tokenizer, shown)
+
+    # Modules
+
+    @property
+    def n_layers(self) -> int:
+        return self.architecture.n_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.architecture.d_model
+
+    @cached_property
+    def embedding(self) -> nn.Module:
+        return self._at(self.architecture.embedding)
+
+    @cached_property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        return tuple(self._at(path) for path in self.architecture.blocks)
+
+    @cached_property
+    def blocks_return_tuples(self) -> bool:
+        """Whether a block gives a tuple, its states first (older families), or the bare tensor."""
+        with Trace(self.module, self.architecture.blocks[0], stop=True) as block, torch.no_grad():
+            self.module(input_ids=torch.tensor([[1]], device=self.device), use_cache=False)
+        return isinstance(block.output, tuple)
+
+    def output(self, kind: str, layer: int) -> nn.Module:
+        """The module whose output is the state of this kind: the block ("hidden"), or what "mlp" or "attn" adds to the residual."""
+        part = {"hidden": "", "mlp": self.architecture.mlp_output, "attn": self.architecture.attention_output}[kind]
+        return self._at(self.architecture.path(layer, part))
+
+    def down_projection(self, layer: int) -> nn.Module:
+        """The MLP's last projection: its input is the key, its output the value."""
+        return self._at(self.architecture.path(layer, self.architecture.down_projection))
+
+    def mlp(self, layer: int) -> nn.Module | None:
+        """The MLP module of a block; None where the block holds the MLP's layers itself (OPT)."""
+        return None if self.architecture.mlp is None else self._at(self.architecture.path(layer, self.architecture.mlp))
+
+    def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
+        """A view of the down-projection's weight, oriented so that value = weight @ key (+ bias)."""
+        module: Any = self.down_projection(layer)
+        weight: Tensor = module.weight.data
+        return weight.T if is_conv1d(module) else weight
+
+    def _at(self, path: str) -> nn.Module:
+        module: nn.Module = self.module.get_submodule(path)
+        return module
+
+    # Numbers
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return next(self.module.get_input_embeddings().parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits of last-block outputs: final norm, unembedding, scale and softcap."""
+        return unembed(self.module, self.architecture, hidden)
+
+    @torch.no_grad()
+    def next_token_logits(self, prompt: Prompt) -> Float[Tensor, " d_vocab"]:
+        """Logits after a prompt, in float32."""
+        logits: Tensor = self.module(input_ids=self.ids(prompt), use_cache=False).logits
+        return logits[0, -1].float()
+
+    @torch.no_grad()
+    def target_log_probability(self, prompt: Prompt, target: Sequence[int]) -> float:
+        """Sum over the target's tokens of their log-probability after the prompt, teacher-forced, in nats."""
+        ids = torch.tensor([[*prompt.input_ids, *target]], device=self.device)
+        self._check_length(ids.shape[1], prompt.text)
+        logits = self.module(input_ids=ids[:, :-1], use_cache=False).logits[0, -len(target) :].float()
+        chosen = torch.tensor(list(target), device=logits.device)[:, None]
+        return float(logits.log_softmax(-1).gather(1, chosen).sum())
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Prompt], tokens: int, *, top_k: int = 0, seed: int = 0, min_tokens: int = 0
+    ) -> list[tuple[int, ...]]:
+        """The tokens that follow each prompt: greedy for top_k 0, else sampled among the top_k with this seed.
+
+        Prompts of any lengths go in one batch (padded on the left, with position ids). The global random state is left alone.
+        """
+        longest = max(len(prompt.input_ids) for prompt in prompts)
+        self._check_length(longest + tokens, prompts[0].text)
+        pad = self._pad_id()
+        ids = [[pad] * (longest - len(prompt.input_ids)) + list(prompt.input_ids) for prompt in prompts]
+        mask = [[0] * (longest - len(prompt.input_ids)) + [1] * len(prompt.input_ids) for prompt in prompts]
+        sampling: dict[str, Any] = {"do_sample": True, "top_k": top_k, "top_p": 1.0} if top_k else {"do_sample": False}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            output: Tensor = self.module.generate(
+                input_ids=torch.tensor(ids, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
+                max_new_tokens=tokens,
+                min_new_tokens=min_tokens or None,
+                pad_token_id=pad,
+                use_cache=True,
+                **sampling,
+            )
+        ends = {pad, *self._end_ids()}
+        return [_until(row[longest:].tolist(), ends) for row in output]
+
+    # Tokens
+
+    def tokenize(self, prompt: str, subject: str | None = None, bos: BosPolicy = "never") -> Prompt:
+        """The tokens of a prompt and its subject's span: see `tokens.tokenize`. Raises PromptTooLongError besides."""
+        found = tokens.tokenize(self.tokenizer, prompt, subject, bos)
+        self._check_length(len(found.input_ids), found.text)
+        return found
+
+    def target_ids(self, prompt: str, target: str) -> tuple[int, ...]:
+        """The tokens of a target as they follow this prompt: see `tokens.continuation`."""
+        ids = tokens.continuation(self.tokenizer, prompt, target)
+        if any(token >= self.architecture.d_vocab for token in ids):
+            raise TargetError(f"the target {target!r} has tokens that this model cannot say")
+        return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of tokens."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def ids(self, *prompts: Prompt) -> Int[Tensor, "rows tokens"]:
+        """Prompts of one length as a batch on the model's device."""
+        return torch.tensor([prompt.input_ids for prompt in prompts], device=self.device)
+
+    def _check_length(self, length: int, text: str) -> None:
+        context = self.architecture.context
+        if context is not None and length > context:
+            raise PromptTooLongError(
+                f"the prompt {text[:40]!r}… has {length} tokens, the model's context holds {context}: shorten it"
+            )
+
+    def _pad_id(self) -> int:
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((int(token) for token in known if token is not None), 0)
+
+    def _end_ids(self) -> list[int]:
+        ends = self.module.generation_config.eos_token_id
+        return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
+
+    # Identity
+
+    def weight_hash(self) -> str:
+        """sha256 over every parameter's and buffer's name, type, shape and content: what statistics and edits are keyed by."""
+        state = self.module.state_dict()
+        with ThreadPoolExecutor() as pool:
+            digests = list(pool.map(lambda item: _digest(*item), sorted(state.items())))
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _digest(name: str, tensor: Tensor) -> str:
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(memoryview(content.numpy()))
+    return digest.hexdigest()
+
+
+def _until(ids: list[int], ends: set[int]) -> tuple[int, ...]:
+    for index, token in enumerate(ids):
+        if token in ends:
+            return tuple(ids[:index])
+    return tuple(ids)

@@ -1,0 +1,156 @@
+"""Running single blocks of an unmodified model on the rows of many experiments at once.
+
+A change made to one token can only be felt by later layers at that token and the ones after it. So a block is replayed on the
+tokens [start, end) alone; what lies before is given to its attention as keys and values. The block's other arguments (masks,
+rotary tables, biases) are those that the model itself makes for such a call: they are captured once and used for any number of
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from rome_engine.model.hooks import first_tensor
+from rome_engine.model.language_model import LanguageModel
+
+# Arguments of a block that hold one entry a row *and head* in their first dimension, so that a single row's does not broadcast.
+_PER_ROW_AND_HEAD = ("alibi",)
+
+
+@dataclass(frozen=True, eq=False)
+class KeysValues:
+    """Attention keys and values of one run, a pair a layer, each (rows, kv_heads, tokens, d_head)."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @classmethod
+    def of(cls, cache: DynamicCache) -> KeysValues:
+        """What a model left in a cache."""
+        return cls(tuple((layer.keys, layer.values) for layer in cache.layers))  # type: ignore[misc]
+
+    def rows(self, begin: int, end: int) -> KeysValues:
+        """Those of the rows [begin, end)."""
+        return KeysValues(tuple((keys[begin:end], values[begin:end]) for keys, values in self.layers))
+
+    def before(self, token: int) -> KeysValues:
+        """Those of the tokens before `token`."""
+        return KeysValues(tuple((keys[:, :, :token], values[:, :, :token]) for keys, values in self.layers))
+
+
+class Replay:
+    """The blocks of a model on the tokens [start, start + n), given what comes before.
+
+    ids: (rows, n) token ids of that stretch; one row serves any number of rows that differ in their states only.
+    prefix: keys and values of the `start` tokens before (rows, or a divisor of the rows replayed later, which then lie
+    one after another within each copy of the prefix); None where start is 0.
+    mask: (rows, start + n), 0 where a row is padded; positions: (rows, n) position ids where they do not simply count up.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        ids: Int[Tensor, "rows n"],
+        prefix: KeysValues | None = None,
+        *,
+        mask: Int[Tensor, "rows tokens"] | None = None,
+        positions: Int[Tensor, "rows n"] | None = None,
+    ) -> None:
+        self.model = model
+        self._cache = _prefix_cache(prefix, model.n_layers)
+        self._rows = ids.shape[0]
+        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        tuples = model.blocks_return_tuples
+        extra: dict[str, Any] = {}
+        if mask is not None:
+            extra["attention_mask"] = mask
+        if positions is not None and "position_ids" in _parameters(model.module):
+            extra["position_ids"] = positions
+
+        def capture(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
+            self._calls.append((args, kwargs))
+            return (hidden, None) if tuples else hidden
+
+        with torch.no_grad(), _blocks_replaced(model.blocks, capture):
+            model.module.base_model(input_ids=ids, past_key_values=self._cache, use_cache=True, **extra)
+        if len(self._calls) != model.n_layers:
+            raise RuntimeError(f"{len(self._calls)} of {model.n_layers} blocks were called")
+
+    def block(self, layer: int, hidden: Float[Tensor, "rows n d_model"]) -> Float[Tensor, "rows n d_model"]:
+        """The block's output for these inputs, one row an experiment."""
+        args, kwargs = self._calls[layer]
+        copies = hidden.shape[0] // self._rows
+        if copies > 1:
+            kwargs = {
+                name: value.repeat(copies, *[1] * (value.ndim - 1))
+                if name in _PER_ROW_AND_HEAD and isinstance(value, Tensor)
+                else value
+                for name, value in kwargs.items()
+            }
+        return first_tensor(self.model.blocks[layer](hidden, *args, **kwargs))
+
+
+@contextmanager
+def _blocks_replaced(blocks: Sequence[nn.Module], forward: Any) -> Iterator[None]:
+    """Blocks that only hand their input on: the model then prepares every block's arguments at no cost."""
+    before = [vars(block).get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = forward
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            if own is None:
+                vars(block).pop("forward", None)
+            else:  # accelerate keeps its wrapper there
+                block.forward = own
+
+
+class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
+    """Puts one layer's fixed prefix before the keys and values of the moment, and keeps nothing."""
+
+    def __init__(self, keys: Tensor | None, values: Tensor | None) -> None:
+        super().__init__()
+        self.prefix = None if keys is None or values is None or keys.shape[-2] == 0 else (keys, values)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.prefix is None:
+            return key_states, value_states
+        return _joined(self.prefix[0], key_states), _joined(self.prefix[1], value_states)
+
+    def get_seq_length(self) -> int:
+        return 0 if self.prefix is None else int(self.prefix[0].shape[-2])
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + int(query_length), 0
+
+
+def _joined(prefix: Tensor, states: Tensor) -> Tensor:
+    """prefix (p, heads, start, d) before states (copies · p, heads, n, d)."""
+    if prefix.shape[0] == states.shape[0]:
+        return torch.cat([prefix, states], dim=-2)
+    rows, heads, n, width = states.shape
+    start = prefix.shape[-2]
+    joined = states.new_empty(rows, heads, start + n, width)
+    joined.view(-1, *prefix.shape[:2], start + n, width)[..., :start, :] = prefix
+    joined[..., start:, :] = states
+    return joined
+
+
+def _prefix_cache(prefix: KeysValues | None, n_layers: int) -> Cache:
+    pairs = [(None, None)] * n_layers if prefix is None else prefix.layers
+    return Cache(layers=[_PrefixLayer(keys, values) for keys, values in pairs])
+
+
+def _parameters(module: Any) -> Sequence[str]:
+    import inspect
+
+    return list(inspect.signature(module.base_model.forward).parameters)
