@@ -1,4 +1,4 @@
-"""The package list, which pyproject.toml cannot say: the top-level `data/` folder is installed as `rome_engine.data`."""
+"""The list of packages, which pyproject.toml cannot say: the top-level data/ is installed as rome_engine.data."""
 
 from setuptools import find_packages, setup
 

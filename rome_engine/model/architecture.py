@@ -20,9 +20,10 @@ from rome_engine.errors import UnsupportedModelError
 class Architecture:
     """Module paths and the way the parts combine.
 
-    Paths in `attention`, `attention_projection`, `attention_output`, `down_projection`, `mlp_output` are relative to a block; `mlp`
-    is None where the block holds its MLP's layers itself. `*_output` name the module whose output is added to the residual
-    stream: the projection itself, or the norm after it (`sandwich`). `parallel`: attention and MLP read the same state.
+    Paths in `attention`, `attention_projection`, `attention_output`, `down_projection`, `mlp_output` are relative to a
+    block; `mlp` is None where the block holds its MLP's layers itself. `*_output` name the module whose output is added to
+    the residual stream: the projection itself, or the norm after it (`sandwich`). `parallel`: attention and MLP read the
+    same state.
     `softcap`: logits = softcap · tanh(logits / softcap); `logit_scale` multiplies them before.
     """
 
@@ -69,12 +70,14 @@ def discover(model: nn.Module, run: Run) -> Architecture:
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
     name = type(model).__name__
     if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{name} is an encoder-decoder model: only decoder-only causal LMs can be traced or edited")
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder model: only decoder-only causal LMs can be traced or edited"
+        )
     experts = [path for path, module in model.named_modules() if "expert" in type(module).__name__.lower()]
     if experts:
         raise UnsupportedModelError(
-            f"{name} ({config.model_type}) is a mixture-of-experts model ({experts[0]}): a fact has no single down-projection "
-            "there; use a dense model"
+            f"{name} ({config.model_type}) is a mixture-of-experts model ({experts[0]}): a fact has no single "
+            "down-projection there; use a dense model"
         )
     paths = {module: path for path, module in model.named_modules()}
     embedding, unembedding = _embeddings(model, name)
@@ -90,7 +93,7 @@ def discover(model: nn.Module, run: Run) -> Architecture:
     projection = _last([module for module in projections if module in within], name, "attention output projection")
     down = _last([module for module in projections if module not in within], name, "MLP down-projection")
     children = dict(block.named_children())
-    holder = next((path for path, child in children.items() if down in set(child.modules()) and child is not down), None)
+    holder = next((path for path, child in children.items() if down in set(child.modules()) - {child}), None)
     attention_output, mlp_output = _outputs(block, order, calls, projection, down, d_model)
     heads = int(getattr(text, "num_attention_heads", 0) or getattr(text, "n_head", 0))
     softcap = getattr(text, "final_logit_softcapping", None)
@@ -135,7 +138,7 @@ class _Call:
 
 
 def _watch(model: nn.Module, run: Run) -> dict[nn.Module, _Call]:
-    """Each module's first tensor in and out, in the order in which the modules finished. Copies: outputs get overwritten."""
+    """Each module's first tensor in and out, in the order in which they finished. Copies: outputs get overwritten."""
     calls: dict[nn.Module, _Call] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -160,7 +163,8 @@ def _embeddings(model: Any, name: str) -> tuple[nn.Module, nn.Module]:
     embedding, unembedding = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(unembedding, nn.Module):
         raise UnsupportedModelError(
-            f"{name} has no language-model head: only causal LMs (decoders that predict the next token) can be traced or edited"
+            f"{name} has no language-model head: only causal LMs (decoders that predict the next token) can be traced or "
+            "edited"
         )
     if not isinstance(embedding, nn.Module):
         raise UnsupportedModelError(f"{name} has no token embedding that could be found")
@@ -190,7 +194,9 @@ def _attention(
     for path, child in block.named_modules():
         if path and child in calls and "attention" in type(child).__name__.lower():
             return child
-    raise UnsupportedModelError(f"{name}: no attention module in the block {type(block).__name__} ({', '.join(inside.values())})")
+    raise UnsupportedModelError(
+        f"{name}: no attention module in the block {type(block).__name__} ({', '.join(inside.values())})"
+    )
 
 
 def _outputs(
@@ -201,7 +207,7 @@ def _outputs(
     down: nn.Module,
     d_model: int,
 ) -> tuple[nn.Module, nn.Module]:
-    """The two modules whose outputs, added to the block's input, give its output; the projections themselves if no pair does.
+    """The two modules whose outputs, added to the block's input, give its output; the projections if no pair does.
 
     A wrong proposal is caught by the proofs, so the search may stop at the first pair that fits.
     """

@@ -1,7 +1,7 @@
 """A Hugging Face causal LM with its tokenizer and its proven architecture.
 
-Sole owner of module look-up, weight orientation, token spans and positions: nothing else in the package knows a module's
-name.
+Sole owner of module look-up, weight orientation, token spans and positions: nothing else in the package knows a
+module's name.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rome_engine.errors import PromptTooLongError, TargetError
+from rome_engine.errors import PromptTooLongError, TargetError, UnsupportedModelError
 from rome_engine.model import tokens
 from rome_engine.model.architecture import Architecture, discover, is_conv1d
-from rome_engine.model.hooks import Trace
+from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.loading import load_pretrained
 from rome_engine.model.proofs import Proof, prove, unembed
 from rome_engine.model.tokens import BosPolicy, Prompt
 
 Kind = Literal["hidden", "mlp", "attn"]
+
+# Said aloud, because transformers fills what is left unsaid from the checkpoint's generation settings.
+_PLAIN_DECODING: dict[str, Any] = {
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+}
 
 
 class LanguageModel:
@@ -57,12 +66,17 @@ class LanguageModel:
     ) -> LanguageModel:
         """The model of a Hub id or local folder; None or "embedded" is the embedded model.
 
-        dtype: "auto" keeps what the checkpoint says. device: where to put it; device_map goes to transformers. Remote code runs
-        only when trust_remote_code says so, and weights are read from safetensors only.
+        dtype: "auto" keeps what the checkpoint says. device: where to put it; device_map goes to transformers. Remote
+        code runs only when trust_remote_code says so, and weights are read from safetensors only.
         Raises ModelLoadError, UnsupportedModelError, EmbeddedModelError; each names the remedy.
         """
         module, tokenizer, shown = load_pretrained(
-            name, dtype=dtype, device=device, device_map=device_map, revision=revision, trust_remote_code=trust_remote_code
+            name,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
         )
         return cls(module, tokenizer, shown)
 
@@ -92,7 +106,7 @@ class LanguageModel:
         return isinstance(block.output, tuple)
 
     def output(self, kind: str, layer: int) -> nn.Module:
-        """The module whose output is the state of this kind: the block ("hidden"), or what "mlp" or "attn" adds to the residual."""
+        """The module whose output is the state of this kind: the block ("hidden"), or what "mlp" or "attn" adds to it."""
         part = {"hidden": "", "mlp": self.architecture.mlp_output, "attn": self.architecture.attention_output}[kind]
         return self._at(self.architecture.path(layer, part))
 
@@ -103,6 +117,34 @@ class LanguageModel:
     def mlp(self, layer: int) -> nn.Module | None:
         """The MLP module of a block; None where the block holds the MLP's layers itself (OPT)."""
         return None if self.architecture.mlp is None else self._at(self.architecture.path(layer, self.architecture.mlp))
+
+    def only_last_token_in_mlp(self, layer: int) -> Trace:
+        """A hook under which this block's MLP runs for the last token alone; the block's output is then right for that token only."""
+        mlp = self.mlp(layer)
+        if mlp is None:
+            raise UnsupportedModelError(f"{self.architecture.model_class} has no MLP module to restrict")
+        return Trace(mlp, edit_input=lambda states, _layer: states[:, -1:], retain_output=False)
+
+    @cached_property
+    def last_mlp_may_see_one_token(self) -> bool:
+        """Whether the last block is right for the last token under `only_last_token_in_mlp`: tried once, on a short text.
+
+        It is where the block only ever adds the MLP's output to other states, out of place.
+        """
+        if self.architecture.mlp is None:
+            return False
+        last = self.architecture.blocks[-1]
+        ids = torch.tensor([[1, 2, 3], [3, 2, 1]], device=self.device) % self.architecture.d_vocab
+        with torch.no_grad():
+            with Trace(self.module, last, stop=True, clone=True) as whole:
+                self.module(input_ids=ids, use_cache=False)
+            try:
+                with self.only_last_token_in_mlp(self.n_layers - 1), Trace(self.module, last, stop=True) as part:
+                    self.module(input_ids=ids, use_cache=False)
+            except RuntimeError:  # shapes that do not broadcast
+                return False
+        one, other = first_tensor(whole.output)[:, -1], first_tensor(part.output)
+        return other.ndim == 3 and torch.allclose(one, other[:, -1], rtol=1e-4, atol=1e-4 * float(one.abs().max()))
 
     def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         """A view of the down-projection's weight, oriented so that value = weight @ key (+ bias)."""
@@ -150,14 +192,15 @@ class LanguageModel:
     ) -> list[tuple[int, ...]]:
         """The tokens that follow each prompt: greedy for top_k 0, else sampled among the top_k with this seed.
 
-        Prompts of any lengths go in one batch (padded on the left, with position ids). The global random state is left alone.
+        Prompts of any lengths go in one batch (padded on the left, with position ids). What the checkpoint's own generation
+        settings say of sampling and penalties does not count. The global random state is left alone.
         """
         longest = max(len(prompt.input_ids) for prompt in prompts)
         self._check_length(longest + tokens, prompts[0].text)
         pad = self._pad_id()
         ids = [[pad] * (longest - len(prompt.input_ids)) + list(prompt.input_ids) for prompt in prompts]
         mask = [[0] * (longest - len(prompt.input_ids)) + [1] * len(prompt.input_ids) for prompt in prompts]
-        sampling: dict[str, Any] = {"do_sample": True, "top_k": top_k, "top_p": 1.0} if top_k else {"do_sample": False}
+        sampling: dict[str, Any] = {"do_sample": True, "top_k": top_k} if top_k else {"do_sample": False}
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
@@ -168,9 +211,10 @@ class LanguageModel:
                 min_new_tokens=min_tokens or None,
                 pad_token_id=pad,
                 use_cache=True,
+                **_PLAIN_DECODING,
                 **sampling,
             )
-        ends = {pad, *self._end_ids()}
+        ends = {*self._end_ids(), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
         return [_until(row[longest:].tolist(), ends) for row in output]
 
     # Tokens
@@ -214,7 +258,7 @@ class LanguageModel:
     # Identity
 
     def weight_hash(self) -> str:
-        """sha256 over every parameter's and buffer's name, type, shape and content: what statistics and edits are keyed by."""
+        """sha256 over each parameter's and buffer's name, type, shape and content; statistics and edits are keyed by it."""
         state = self.module.state_dict()
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(lambda item: _digest(*item), sorted(state.items())))
@@ -228,7 +272,7 @@ def _digest(name: str, tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _until(ids: list[int], ends: set[int]) -> tuple[int, ...]:
+def _until(ids: list[int], ends: set[int | None]) -> tuple[int, ...]:
     for index, token in enumerate(ids):
         if token in ends:
             return tuple(ids[:index])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,6 @@ from rome_engine.errors import ModelLoadError, UnsupportedModelError
 from rome_engine.model import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from torch import nn
 
@@ -30,106 +28,107 @@ def load_pretrained(
     """Model, tokenizer and the name to show. See `LanguageModel.load`."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    is_embedded = name is None or name.lower() in embedded.NAMES
+    is_embedded = name is None or name.lower() in embedded.ALIASES
     source = str(embedded.ensure()) if name is None or is_embedded else name
-    shown = embedded.NAME if is_embedded else source
-    local = Path(source).is_dir()
-    if not local and (source.startswith((".", "/", "~")) or os.sep in source.strip(os.sep) and source.count("/") > 1):
-        raise ModelLoadError(f"there is no folder {source}: give a local folder with a model, or a Hub id such as openai-community/gpt2")
-    if local:
-        _check_folder(Path(source))
+    _check_source(source)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    if is_embedded:
-        common["local_files_only"] = True
     with _quiet(), _explained(source):
         config = AutoConfig.from_pretrained(source, **common)
         _check_config(config, source)
-        module = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, device_map=device_map, use_safetensors=True, **common
+        module, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
+    if missing := sorted(report["missing_keys"]):
+        raise UnsupportedModelError(
+            f"{source} is no whole {type(module).__name__}: it has no weights for {missing[0]} ({len(missing)} missing in "
+            "all); give a checkpoint of a causal LM, its head included"
+        )
     if device is not None and device_map is None:
         module.to(device)
-    return module, tokenizer, shown
+    return module, tokenizer, embedded.NAME if is_embedded else source
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelLoadError(f"the folder {folder} is no model: it has no config.json")
+def _check_source(source: str) -> None:
+    """Say what is wrong with a local folder before transformers takes it for something else."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if source.startswith((".", "/", "~", "\\")) or source.count("/") > 1 or not source.strip():
+            raise ModelLoadError(
+                f"there is no folder {source!r}: give a local folder with a model, or a Hub id such as openai-community/gpt2"
+            )
+        return
     try:
         json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelLoadError(f"the folder {folder} is no model: it has no config.json") from error
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"the folder {folder} is no model: its config.json cannot be read ({error})") from error
     if not any(folder.glob("*.safetensors")):
         raise ModelLoadError(
-            f"the folder {folder} has no weights in safetensors: pickled weights are not loaded; save the model with "
-            "save_pretrained(safe_serialization=True) first"
+            f"the folder {folder} has no weights in safetensors, and pickled ones are not loaded: convert them with "
+            "save_pretrained of a current transformers first"
         )
 
 
 def _check_config(config: Any, source: str) -> None:
+    """Refuse what cannot be a causal LM; whether it is one in fact, the proofs show (an encoder fails that of causality)."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    if config.is_encoder_decoder:
-        raise UnsupportedModelError(f"{source} ({config.model_type}) is an encoder-decoder model: only decoder-only causal LMs can be traced or edited")
-    names = list(getattr(config, "architectures", None) or [])
-    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    encoder_head = names and not any("CausalLM" in name or "LMHead" in name or "Generation" in name for name in names)
-    if not remote and (config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (encoder_head and not _may_decode(config))):
-        raise UnsupportedModelError(
-            f"{source} ({', '.join(names) or config.model_type}) is not a causal LM (an encoder-only model?): only decoders that "
-            "predict the next token can be traced or edited"
-        )
-
-
-def _may_decode(config: Any) -> bool:
-    """Encoders such as BERT have a causal class too; they are causal LMs only when configured as decoders."""
-    return bool(getattr(config, "is_decoder", False)) or config.model_type not in _ENCODERS
-
-
-_ENCODERS = frozenset({"bert", "roberta", "camembert", "electra", "xlm-roberta", "xlm-roberta-xl", "megatron-bert", "roformer", "ernie", "data2vec-text", "rembert", "roberta-prelayernorm", "modernbert", "xmod", "big_bird"})
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        reason = "an encoder-decoder model"
+    elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return
+    else:
+        reason = "not a causal LM (an encoder-only model?)"
+    raise UnsupportedModelError(
+        f"{source} ({kind}) is {reason}: only decoders that predict the next token can be traced or edited"
+    )
 
 
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
     """Turns what transformers and the Hub client raise into one line with the remedy."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
         yield
-    except (UnsupportedModelError, ModelLoadError, KeyboardInterrupt):
+    except UnsupportedModelError:
         raise
     except Exception as error:
-        cause = _chain(error)
-        text = " ".join(str(error).split())
-        if any(isinstance(part, GatedRepoError) for part in cause):
-            message = f"the model {source} is gated: ask for access on its page and log in with `hf auth login`"
-        elif any(isinstance(part, RevisionNotFoundError) for part in cause):
-            message = f"the model {source} has no such revision: check the revision's name"
-        elif any(isinstance(part, (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)) for part in cause) or (
-            "connect" in text.lower() or "offline" in text.lower()
-        ):
-            message = (
-                f"the model {source} is not on this machine and the Hub cannot be reached: check the name and the network, or "
-                "give a local folder (the embedded model needs no Hub: leave --model out)"
-            )
-        elif any(isinstance(part, (RepositoryNotFoundError, HFValidationError)) for part in cause) or "not a valid model identifier" in text:
-            message = f"there is no model {source}: give a Hub id such as openai-community/gpt2 or a local folder"
-        elif any(isinstance(part, HfHubHTTPError) for part in cause):
-            message = f"the Hub answered with an error for {source}: {text[:200]}"
-        elif "trust_remote_code" in text:
-            message = f"the model {source} runs code of its own: allow it with --trust-remote-code if you trust its authors"
-        else:
-            message = f"the model {source} cannot be loaded: {text[:300]}"
-        raise ModelLoadError(message) from error
+        raise ModelLoadError(_explanation(error, source)) from error
+
+
+def _explanation(error: Exception, source: str) -> str:
+    from huggingface_hub import errors as hub
+
+    chain = _chain(error)
+    text = " ".join(str(error).split())
+
+    def caused_by(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(part, kinds) for part in chain)
+
+    if caused_by(hub.GatedRepoError):
+        return f"the model {source} is gated: ask for access on its page and log in with `hf auth login`"
+    if caused_by(hub.RevisionNotFoundError):
+        return f"the model {source} has no such revision: check the revision's name"
+    if "trust_remote_code" in text:
+        return f"the model {source} runs code of its own: allow it with --trust-remote-code if you trust its authors"
+    if caused_by(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError, TimeoutError) or (
+        "connect" in text.lower() or "offline" in text.lower()
+    ):
+        return (
+            f"the model {source} is not on this machine and the Hub cannot be reached: check the name and the network, or "
+            "give a local folder (the embedded model needs no Hub: leave --model out)"
+        )
+    if caused_by(hub.RepositoryNotFoundError, hub.HFValidationError) or "not a valid model identifier" in text:
+        return f"there is no model {source}: give a Hub id such as openai-community/gpt2 or a local folder"
+    return f"the model {source} cannot be loaded: {text[:300] or type(error).__name__}"
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

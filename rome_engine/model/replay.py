@@ -1,13 +1,14 @@
 """Running single blocks of an unmodified model on the rows of many experiments at once.
 
-A change made to one token can only be felt by later layers at that token and the ones after it. So a block is replayed on the
-tokens [start, end) alone; what lies before is given to its attention as keys and values. The block's other arguments (masks,
-rotary tables, biases) are those that the model itself makes for such a call: they are captured once and used for any number of
-rows.
+A change made to one token can only be felt by later layers at that token and the ones after it. So a block is replayed on
+the tokens [start, end) alone; what lies before is given to its attention as keys and values. The block's other arguments
+(masks, rotary tables, biases) are those that the model itself makes for such a call: they are captured once and used for any
+number of rows.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from rome_engine.model.hooks import first_tensor
 from rome_engine.model.language_model import LanguageModel
 
-# Arguments of a block that hold one entry a row *and head* in their first dimension, so that a single row's does not broadcast.
-_PER_ROW_AND_HEAD = ("alibi",)
+# Arguments of a block whose first dimension is the row; a single row's broadcasts by itself.
+_PER_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings"})
+# Those whose first dimension is the row *and head*: even a single row's does not broadcast.
+_PER_ROW_AND_HEAD = frozenset({"alibi"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +39,8 @@ class KeysValues:
         """What a model left in a cache."""
         return cls(tuple((layer.keys, layer.values) for layer in cache.layers))  # type: ignore[misc]
 
-    def rows(self, begin: int, end: int) -> KeysValues:
-        """Those of the rows [begin, end)."""
+    def rows(self, begin: int, end: int | None) -> KeysValues:
+        """Those of the rows [begin, end), to the last for None."""
         return KeysValues(tuple((keys[begin:end], values[begin:end]) for keys, values in self.layers))
 
     def before(self, token: int) -> KeysValues:
@@ -51,7 +54,8 @@ class Replay:
     ids: (rows, n) token ids of that stretch; one row serves any number of rows that differ in their states only.
     prefix: keys and values of the `start` tokens before (rows, or a divisor of the rows replayed later, which then lie
     one after another within each copy of the prefix); None where start is 0.
-    mask: (rows, start + n), 0 where a row is padded; positions: (rows, n) position ids where they do not simply count up.
+    mask: (rows, start + n), 0 where a row is padded; positions: (rows, n) position ids where they do not simply count
+    up. With them, rows of different lengths go together: the prefix of a short one is padded on the left.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class Replay:
         self.model = model
         self._cache = _prefix_cache(prefix, model.n_layers)
         self._rows = ids.shape[0]
-        self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._calls: list[dict[str, Any]] = []
         tuples = model.blocks_return_tuples
         extra: dict[str, Any] = {}
         if mask is not None:
@@ -74,8 +78,10 @@ class Replay:
         if positions is not None and "position_ids" in _parameters(model.module):
             extra["position_ids"] = positions
 
+        names = list(inspect.signature(type(model.blocks[0]).forward).parameters)[2:]  # without self and the states
+
         def capture(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
-            self._calls.append((args, kwargs))
+            self._calls.append({**dict(zip(names, args, strict=False)), **kwargs})
             return (hidden, None) if tuples else hidden
 
         with torch.no_grad(), _blocks_replaced(model.blocks, capture):
@@ -85,16 +91,22 @@ class Replay:
 
     def block(self, layer: int, hidden: Float[Tensor, "rows n d_model"]) -> Float[Tensor, "rows n d_model"]:
         """The block's output for these inputs, one row an experiment."""
-        args, kwargs = self._calls[layer]
         copies = hidden.shape[0] // self._rows
-        if copies > 1:
-            kwargs = {
-                name: value.repeat(copies, *[1] * (value.ndim - 1))
-                if name in _PER_ROW_AND_HEAD and isinstance(value, Tensor)
-                else value
-                for name, value in kwargs.items()
-            }
-        return first_tensor(self.model.blocks[layer](hidden, *args, **kwargs))
+        repeated = _PER_ROW_AND_HEAD if self._rows == 1 else _PER_ROW_AND_HEAD | _PER_ROW
+        arguments = {
+            name: _repeat(value, copies) if copies > 1 and name in repeated else value
+            for name, value in self._calls[layer].items()
+        }
+        return first_tensor(self.model.blocks[layer](hidden, **arguments))
+
+
+def _repeat(value: Any, copies: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_repeat(part, copies) for part in value)
+    # A row dimension of 1 is left to broadcast.
+    if not isinstance(value, Tensor) or value.shape[0] == 1:
+        return value
+    return value.repeat(copies, *[1] * (value.ndim - 1))
 
 
 @contextmanager
@@ -151,6 +163,4 @@ def _prefix_cache(prefix: KeysValues | None, n_layers: int) -> Cache:
 
 
 def _parameters(module: Any) -> Sequence[str]:
-    import inspect
-
     return list(inspect.signature(module.base_model.forward).parameters)

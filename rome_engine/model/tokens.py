@@ -19,8 +19,8 @@ BosPolicy = Literal["auto", "always", "never"]
 class Prompt:
     """A tokenised text. `subject_range` is [begin, end) in tokens, None where no subject was named.
 
-    `tokens` are the pieces of text as the tokens cover them (special tokens by name). `prefix` counts the document-start
-    tokens in front, `bos_added` says that the engine put one there which the tokenizer would not have.
+    `tokens` are the pieces of text as the tokens cover them (special tokens by name). `prefix` counts the
+    document-start tokens in front, `bos_added` says that the engine put one there which the tokenizer would not have.
     """
 
     text: str
@@ -42,11 +42,11 @@ class Prompt:
 def tokenize(tokenizer: Any, prompt: str, subject: str | None = None, bos: BosPolicy = "never") -> Prompt:
     """Tokenise a prompt, or a template with `{}` where the subject stands, and find the subject's tokens.
 
-    bos: what the engine does beyond the tokenizer's own document-start token. "never": nothing. "always": prepend one where
-    the tokenizer does not. "auto": do so only where the subject would else sit at position 0, the attention sink.
+    bos: what the engine does beyond the tokenizer's own document-start token. "never": nothing. "always": prepend one
+    where the tokenizer does not. "auto": do so only where the subject would else sit at position 0, the attention sink.
 
-    Raises SubjectNotFoundError, AmbiguousSubjectError, and PromptError for an empty prompt, for a tokenizer without character
-    offsets, or for a document-start token that is asked for and not there.
+    Raises SubjectNotFoundError, AmbiguousSubjectError, and PromptError for an empty prompt, for a tokenizer without
+    character offsets, or for a document-start token that is asked for and not there.
     """
     if bos not in get_args(BosPolicy):
         raise PromptError(f"bos must be one of {', '.join(get_args(BosPolicy))}, not {bos!r}")
@@ -131,7 +131,7 @@ def _covering(offsets: list[tuple[int, int]], span: tuple[int, int], text: str) 
 
 
 def _pieces(text: str, offsets: list[tuple[int, int]]) -> list[str]:
-    """What each token shows: the text from the last token's end to its own, so that the pieces join to the whole text."""
+    """What each token shows: the text from the last token's end to its own; joined they are the whole text."""
     pieces, done = [], 0
     for _, end in offsets:
         pieces.append(text[done:end])

@@ -1,7 +1,8 @@
 """Colour scales: lightness carries the value, so they survive grey printing and every kind of colour blindness.
 
 A scale runs through three anchors, straight between them in OKLab (Ottosson 2020) and in steps of equal length, hence
-perceptually uniform. All scales of one scheme start at the same neutral, so that a positive and a negative one join at zero.
+perceptually uniform. All scales of one scheme start at the same neutral, so that a positive and a negative one join
+at zero.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PANEL_WIDTH, ROW_HEIGHT, FURNITURE = 4.1, 0.2, 1.35  # inches
 DPI = 200
 INK, FAINT = "#222222", "#777777"
 # Text stays text in SVG and PDF; tokens are never read as formulas; the same trace gives the same bytes.
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8,
     "svg.fonttype": "none",
@@ -47,8 +47,8 @@ UNDATED: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"Creation
 def save_figure(traces: Sequence[Trace], path: Path) -> None:
     """Draw the traces side by side, at most three across, into a .png, .svg or .pdf file.
 
-    The file is written whole or not at all. Raises TraceError for no traces; StorageError for another suffix, where the file
-    cannot be written, and where matplotlib is not installed.
+    The file is written whole or not at all. Raises TraceError for no traces; StorageError for another suffix, where
+    the file cannot be written, and where matplotlib is not installed.
     """
     suffix = suffix_among(path, FIGURE_SUFFIXES)
     if not traces:
@@ -87,8 +87,8 @@ def _panel(figure: Figure, panel: Axes, trace: Trace) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     small = too_small(trace)
-    colours = LinearSegmentedColormap.from_list(trace.kind, list(ramp("none" if small else trace.kind)), N=256)
-    colours.set_bad("white")
+    steps = ramp("none" if small else trace.kind)
+    colours = LinearSegmentedColormap.from_list(trace.kind, list(steps), N=256).with_extremes(bad="white")
     bottom, top = limits(trace)
     tokens, layers = trace.scores.shape
     # A mesh and not an image, so that cells are vectors; edges in the faces' colour hide the hairlines between them.
@@ -108,7 +108,9 @@ def _panel(figure: Figure, panel: Axes, trace: Trace) -> None:
     panel.spines[:].set_color(FAINT)
     title = panel.set_title(_title(trace), fontsize=9, color=INK, loc="left", wrap=True)
     if small:
-        title.set_text(f"{_title(trace)}\nTotal effect {number(trace.total_effect, signed=True)}: too small to localise")
+        title.set_text(
+            f"{_title(trace)}\nTotal effect {number(trace.total_effect, signed=True)}: too small to localise"
+        )
     _scale(figure.colorbar(mesh, ax=panel, fraction=0.06, pad=0.02, aspect=18), trace)
 
 
@@ -122,9 +124,9 @@ def _layer_axis(trace: Trace) -> str:
 
 
 def _scale(bar: Colorbar, trace: Trace) -> None:
-    """The answer's name and, beside the ticks, where the two baselines lie; one beyond the scale is named at its end."""
+    """The answer's name and, beside the ticks, where the two baselines lie; one beyond the scale stands at its end."""
     bottom, top = limits(trace)
-    bar.outline.set_linewidth(0.6)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.6)
     bar.ax.tick_params(length=2.5, labelsize=7, color=FAINT)
     bar.set_label(f"p({visible(trace.answer)})", labelpad=3)
     for name, value in (("low", trace.low), ("high", trace.high)):

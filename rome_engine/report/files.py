@@ -15,16 +15,16 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises StorageError where the file cannot be written; then neither `path` has changed nor a temporary file is left.
     """
-    target = Path(os.path.realpath(path))  # a link goes on pointing to the file it names
-    # Opened by hand and not by tempfile, whose files no one else may read.
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
+        target = path.resolve()  # a link goes on pointing to the file it names
+        # Opened by hand and not by tempfile, whose files no one else may read.
+        temporary = target.with_name(f".rome-engine-{secrets.token_hex(8)}.tmp")
         try:
             with temporary.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -39,5 +39,7 @@ def suffix_among(path: Path, known: Sequence[str]) -> str:
     suffix = path.suffix.lower()
     if suffix not in known:
         named = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
-        raise StorageError(f"cannot write {path}: it {named}, and the formats that can be written are {', '.join(known)}")
+        raise StorageError(
+            f"cannot write {path}: it {named}, and the formats that can be written are {', '.join(known)}"
+        )
     return suffix

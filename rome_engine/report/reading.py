@@ -14,8 +14,8 @@ SMALL_EFFECT = 0.05
 
 MISSING = "–"
 CAVEAT = (
-    "A strong cell shows where restoring a state brings the answer back. It is weak evidence of where an edit works best "
-    "(Hase et al. 2023): measure the edit at several layers instead of taking the strongest one."
+    "A strong cell shows where restoring a state brings the answer back. It is weak evidence of where an edit works "
+    "best (Hase et al. 2023): measure the edit at several layers instead of taking the strongest one."
 )
 STATES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
 NAMES = {"hidden": "Hidden state", "mlp": "MLP", "attn": "Attention"}
@@ -37,8 +37,12 @@ def number(value: float, *, signed: bool = False) -> str:
     """Three decimals; powers of ten where those would show zero; a dash for what is not finite."""
     if not isfinite(value):
         return MISSING
-    form = ".1e" if 0 < abs(value) < 0.0005 else ".3f"
-    return format(value, f"{'+' if signed and value != 0 else ''}{form}").replace("-", "−", 1 if value < 0 else 0)
+    if 0 < abs(value) < 0.0005:
+        mantissa, exponent = f"{abs(value):.1e}".split("e")
+        size = f"{mantissa}e{int(exponent)}"
+    else:
+        size = f"{abs(value):.3f}"
+    return ("−" if value < 0 else "+" if signed and value > 0 else "") + size
 
 
 def visible(text: str) -> str:
@@ -52,9 +56,7 @@ def visible(text: str) -> str:
 def labels(trace: Trace) -> tuple[str, ...]:
     """One label a token, the subject's starred as in the paper."""
     begin, end = trace.subject_range
-    return tuple(
-        visible(text) + ("*" if begin <= position < end else "") for position, text in enumerate(trace.tokens)
-    )
+    return tuple(visible(text) + ("*" if begin <= position < end else "") for position, text in enumerate(trace.tokens))
 
 
 def heading(trace: Trace) -> str:
@@ -68,7 +70,7 @@ def heading(trace: Trace) -> str:
 def limits(trace: Trace) -> tuple[float, float]:
     """The least and the greatest value of the colour scale, in probability.
 
-    The scale holds every finite score and `low`, and never spans less than SMALL_EFFECT: noise must not look like a map.
+    The scale holds every finite score and `low`, and never spans less than SMALL_EFFECT: noise is no map.
     """
     shown = trace.scores[np.isfinite(trace.scores)]
     values = [float(shown.min()), float(shown.max())] if shown.size else []
@@ -86,15 +88,16 @@ def too_small(trace: Trace) -> str | None:
     if trace.total_effect >= SMALL_EFFECT:
         return None
     return (
-        f"Total effect {number(trace.total_effect, signed=True)} (high {number(trace.high)}, low {number(trace.low)}) is under "
-        f"{SMALL_EFFECT}: too small to localise. No cell of this map should be read as a location."
+        f"Total effect {number(trace.total_effect, signed=True)} (high {number(trace.high)}, low {number(trace.low)}) "
+        f"is under {SMALL_EFFECT}: too small to localise. No cell of this map should be read as a location."
     )
 
 
 def strongest(trace: Trace, count: int = 3) -> tuple[Cell, ...]:
     """The peaks of the `count` tokens that peak highest, one cell a token, best first.
 
-    One a token, because neighbouring layers of the same token say the same thing. Scores that are not finite are passed over.
+    One a token, because neighbouring layers of the same token say the same thing. Scores that are not finite
+    are passed over.
     """
     scores = np.where(np.isfinite(trace.scores), trace.scores, -np.inf)  # (tokens, layers)
     layers = scores.argmax(axis=1)
@@ -102,6 +105,8 @@ def strongest(trace: Trace, count: int = 3) -> tuple[Cell, ...]:
     names = labels(trace)
     order = [int(position) for position in np.argsort(-peaks, kind="stable") if np.isfinite(peaks[position])]
     return tuple(
-        Cell(position, int(layers[position]), names[position], float(peaks[position]), float(peaks[position]) - trace.low)
+        Cell(
+            position, int(layers[position]), names[position], float(peaks[position]), float(peaks[position]) - trace.low
+        )
         for position in order[:count]
     )

@@ -8,7 +8,8 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from rome_engine.report.colour import ramp
@@ -18,14 +19,17 @@ from rome_engine.trace.result import Trace
 
 LONGEST_LABEL = 18
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-PLAIN = str.maketrans({"–": "-", "−": "-", "·": "|", "∅": "?", "↵": "\\", "␣": "_", "⇥": ">", "…": "~", "“": '"', "”": '"'})
+PLAIN = str.maketrans(
+    {"–": "-", "−": "-", "·": "|", "∅": "?", "↵": "\\", "␣": "_", "⇥": ">", "…": "~", "“": '"', "”": '"'}
+)
 
 
 def heat_map(trace: Trace, width: int | None = None) -> RenderableType:
     """The trace's scores as a Rich renderable, at most `width` columns wide (None: as wide as the console).
 
-    On a colour terminal every cell is a block of colour. Without colour (NO_COLOR, a pipe, few colours) it is a shade character,
-    and a digit, tenths of the scale, where the encoding is not a Unicode one. Layers share a cell where the terminal is too narrow.
+    On a colour terminal every cell is a block of colour. Without colour (NO_COLOR, a pipe, few colours) it is a shade
+    character, and a digit, tenths of the scale, where the encoding is not a Unicode one. Layers share a cell where the
+    terminal is too narrow.
     """
     return _HeatMap(trace, width)
 
@@ -37,7 +41,7 @@ class _HeatMap:
         self.trace = trace
         self.width = width
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
         width = options.max_width if self.width is None else min(self.width, options.max_width)
         colour = console.color_system in ("truecolor", "256") and not (
             console.no_color or console.legacy_windows or options.ascii_only
@@ -53,7 +57,9 @@ class _HeatMap:
 def _lines(trace: Trace, width: int, painter: Painter) -> Iterator[Text]:
     names = labels(trace)
     label_width = min(max(map(cell_len, names)), LONGEST_LABEL, max(3, width // 3))
-    grid = Grid.fit(layers=trace.scores.shape[1], room=max(1, width - label_width - 1), half_blocks=bool(painter.colours))
+    grid = Grid.fit(
+        layers=trace.scores.shape[1], room=max(1, width - label_width - 1), half_blocks=bool(painter.colours)
+    )
     begin, end = trace.subject_range
 
     yield Text.assemble((heading(trace), "bold"), (f" · {trace.model}", "dim"))
@@ -111,7 +117,7 @@ def _findings(trace: Trace) -> Iterator[Text]:
     if not cells:
         yield Text("No score of this trace is a finite number.", style="bold yellow")
         return
-    named = [f"{cell.label} layer {cell.layer} {number(cell.score)}" for cell in cells]
+    named = [f"“{cell.label}” layer {cell.layer}: {number(cell.score)}" for cell in cells]
     yield Text("Strongest cells, by token: " + " · ".join(named))
     missing = sum(not isfinite(score) for score in trace.scores.flat)
     if missing:

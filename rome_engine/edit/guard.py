@@ -1,0 +1,58 @@
+"""Guards against an edit that would wreck the model: a small denominator, an update as large as the weight, or no numbers at all.
+
+Mixing k̄ and k₀, as ROME does, can make uᵀk₀ almost vanish: one such edit destroys the model (arXiv 2403.07175).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rome_engine.errors import EditError
+
+log = logging.getLogger(__name__)
+
+Policy = Literal["warn", "refuse"]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Limits and what happens beyond them: "warn" logs a warning, "refuse" raises EditError.
+
+    min_denominator: of |uᵀk| as a share of k̄ᵀC⁻¹k̄ (1 for R-ROME). max_norm: of ‖Δ‖ / ‖W‖ (Frobenius).
+    """
+
+    min_denominator: float = 0.2
+    max_norm: float = 1.0
+    policy: Policy = "warn"
+
+    def denominator(self, layer: int, relative: float) -> None:
+        """Check a rank-one update's relative denominator."""
+        if abs(relative) < self.min_denominator:
+            self._object(
+                f"the update of layer {layer} has a small denominator ({relative:.3g} of its natural scale, limit "
+                f"{self.min_denominator:g}) and may damage the model: use the method r-rome, which cannot have one"
+            )
+
+    def norms(self, layer: int, delta: float, weight: float) -> None:
+        """Check ‖Δ‖ against ‖W‖."""
+        if delta > self.max_norm * weight:
+            self._object(
+                f"the update of layer {layer} is large (‖Δ‖ = {delta:.3g}, ‖W‖ = {weight:.3g}, limit {self.max_norm:g} of it) and "
+                "may damage the model: use another layer, or a smaller clamp"
+            )
+
+    def _object(self, message: str) -> None:
+        if self.policy == "refuse":
+            raise EditError(message)
+        log.warning(message)
+
+
+def require_finite(what: str, *tensors: Tensor) -> None:
+    """Raises EditError, whatever the policy, where a tensor holds anything that is not finite."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise EditError(f"{what}: not all numbers are finite (float32 weights, or a lower learning rate, may help)")

@@ -1,0 +1,37 @@
+"""One door for every format that a trace can be saved in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rome_engine.errors import TraceError
+from rome_engine.report.figure import FIGURE_SUFFIXES, save_figure
+from rome_engine.report.files import suffix_among, write_whole
+from rome_engine.report.page import finite, save_page, trace_page
+from rome_engine.trace.result import Trace
+
+SUFFIXES = (".html", ".json", *FIGURE_SUFFIXES)
+
+
+def save(traces: Sequence[Trace], path: Path) -> None:
+    """Save traces as what the suffix says: .html a page, .png .svg .pdf a figure, .json the numbers.
+
+    JSON holds one trace as its object, which `Trace.load` reads, and several as a list of them; numbers that are not
+    finite are null. The file is written whole or not at all. Raises TraceError for no traces; StorageError for another
+    suffix, where the file cannot be written, and where a format's package is not installed.
+    """
+    suffix = suffix_among(path, SUFFIXES)
+    if not traces:
+        raise TraceError("there is no trace to save: give at least one")
+    if suffix == ".html":
+        save_page(trace_page(traces), path)
+    elif suffix == ".json":
+        records = [finite(trace.to_dict()) for trace in traces]
+        text = json.dumps(
+            records[0] if len(records) == 1 else records, ensure_ascii=False, allow_nan=False, default=str
+        )
+        write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))
+    else:
+        save_figure(traces, path)

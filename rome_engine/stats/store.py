@@ -1,0 +1,147 @@
+"""Second moments by content: shipped with the package, kept in the user's cache, or collected now.
+
+A moment belongs to weights, a layer, a corpus and a sampling; none is ever found by a model's name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rome_engine.errors import StatisticsError, StorageError
+from rome_engine.model.embedded import Report, cache_home
+from rome_engine.model.language_model import LanguageModel
+from rome_engine.resources import data_file
+from rome_engine.stats import packed
+from rome_engine.stats.collect import checked_layers, collect, sampling_for
+from rome_engine.stats.corpus import Corpus, tokenizer_hash
+from rome_engine.stats.provenance import DEFAULT_TOKENS, content_key
+from rome_engine.stats.second_moment import SecondMoment
+
+FOLDER = "second_moments"
+
+_log = logging.getLogger(__name__)
+
+
+def moments(
+    model: LanguageModel,
+    layers: Iterable[int],
+    *,
+    corpus: Corpus | None = None,
+    tokens: int = DEFAULT_TOKENS,
+    length: int | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: Report | None = None,
+) -> dict[int, SecondMoment]:
+    """The second moments of these layers for this model's very weights: shipped, else cached, else collected and cached.
+
+    With a corpus, a moment counts as found only if it was collected from that corpus with this sampling. Without one, any
+    moment of these weights does (shipped before cached, of several cached the one of most keys); nothing is collected then.
+    cache: a folder instead of `$XDG_CACHE_HOME/rome_engine/second_moments`. A damaged file is logged as a warning and passed over.
+
+    Raises StatisticsError when a moment is missing and no corpus is given, and as `collect` does; StorageError when the
+    cache cannot be written (asked before anything is collected).
+    """
+    wanted = checked_layers(model, layers)
+    sampling = sampling_for(model, tokens, length, seed)
+    folder = cache if cache is not None else cache_home() / FOLDER
+    weights = model.weight_hash()
+    keys: dict[int, str] = {}
+    if corpus is not None:
+        text, tokenizer = corpus.hash, tokenizer_hash(model.tokenizer)
+        keys = {layer: content_key(weights, layer, text, tokenizer, sampling) for layer in wanted}
+    found: dict[int, SecondMoment] = {}
+    damaged: list[Path] = []
+    for layer in wanted:
+        moment = _lookup(folder, weights, layer, keys.get(layer), damaged)
+        if moment is not None:
+            found[layer] = moment
+    missing = [layer for layer in wanted if layer not in found]
+    if missing and corpus is None:
+        raise StatisticsError(_nothing_found(model, missing, damaged))
+    if missing and corpus is not None:
+        _check_writable(folder)
+        collected = collect(
+            model,
+            corpus,
+            missing,
+            tokens=sampling.tokens,
+            length=sampling.length,
+            seed=sampling.seed,
+            progress=progress,
+        )
+        for layer, moment in collected.items():
+            moment.save(folder / _cached_name(weights, layer, keys[layer]), dtype="float64")
+            found[layer] = moment
+    return {layer: found[layer] for layer in wanted}
+
+
+def shipped_name(weights: str, layer: int) -> str:
+    """The name under data/ of the moment shipped for these weights and this layer."""
+    return f"{FOLDER}/{weights[:16]}-layer-{layer:03d}.safetensors"
+
+
+def _cached_name(weights: str, layer: int, key: str) -> str:
+    return f"{weights[:16]}-layer-{layer:03d}-{key[:16]}.safetensors"
+
+
+def _lookup(folder: Path, weights: str, layer: int, key: str | None, damaged: list[Path]) -> SecondMoment | None:
+    """The moment of this key, or with no key any of these weights and layer."""
+    for path in [*_shipped(weights, layer), *_cached(folder, weights, layer, key)]:
+        try:
+            moment = SecondMoment.load(path)
+        except (StatisticsError, StorageError) as error:
+            _log.warning("%s", error)
+            damaged.append(path)
+            continue
+        about = moment.provenance
+        if about is not None and (about.weights, about.layer) == (weights, layer) and key in (None, about.key):
+            return moment
+    return None
+
+
+def _shipped(weights: str, layer: int) -> list[Path]:
+    try:
+        return [data_file(shipped_name(weights, layer))]
+    except StorageError:  # none is shipped for most models
+        return []
+
+
+def _cached(folder: Path, weights: str, layer: int, key: str | None) -> list[Path]:
+    if key is not None:
+        path = folder / _cached_name(weights, layer, key)
+        return [path] if path.exists() else []
+    return sorted(folder.glob(_cached_name(weights, layer, "*")), key=lambda path: (-_count(path), path.name))
+
+
+def _count(path: Path) -> int:
+    try:
+        return int(packed.read_header(path)["count"])
+    except (StatisticsError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def _nothing_found(model: LanguageModel, missing: list[int], damaged: list[Path]) -> str:
+    layers = ("layer " if len(missing) == 1 else "layers ") + ", ".join(map(str, missing))
+    broken = f" ({', '.join(path.name for path in damaged)} is damaged)" if damaged else ""
+    return (
+        f"there are no second moments of {layers} for these weights of {model.name}{broken}: give a corpus, "
+        "e.g. `rome-engine stats --corpus FILE`"
+    )
+
+
+def _check_writable(folder: Path) -> None:
+    """Minutes of collecting must not be lost to a folder that could never be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"the cache folder {folder} cannot be written ({error.strerror or error}): free some room there, or set "
+            "XDG_CACHE_HOME to another folder"
+        ) from error

@@ -1,0 +1,24 @@
+"""What every test shares: shapes and types checked at run time, one thread a worker, and the real model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Before any test imports the package: modules that are already imported stay unchecked.
+install_import_hook("rome_engine", "beartype.beartype")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def embedded_folder() -> Path:
+    """The folder of the converted embedded model, in the user's own cache."""
+    from rome_engine.model import embedded
+
+    return embedded.ensure()
