@@ -48,7 +48,7 @@ def _make(arguments: argparse.Namespace) -> None:
         moment.save(path)
         left_out = "left out" if about.first_token_left_out else "kept"
         print(
-            f"layer {layer}: {moment.count} keys, position 0 {left_out} ({about.first_token_ratio:.2f} × median), {path}"
+            f"layer {layer}: {moment.count} keys, position 0 {left_out} ({about.first_token_ratio:.2f} median): {path}"
         )
 
 

@@ -42,13 +42,11 @@ class Contexts:
         return hashlib.sha256(json.dumps(self.templates).encode()).hexdigest()
 
 
-def sample(
-    model: LanguageModel, *, lengths: Sequence[int] = ROME_LENGTHS, top_k: int = 5, seed: int = 0
-) -> Contexts:
+def sample(model: LanguageModel, *, lengths: Sequence[int] = ROME_LENGTHS, top_k: int = 5, seed: int = 0) -> Contexts:
     """The bare prompt, and one sampled text of each of these lengths (in tokens) with ". " behind it.
 
-    The texts go on from the document-start token alone. Line breaks become spaces; braces and special tokens are dropped. The
-    same model and seed give the same contexts, and the global random state is left alone.
+    The texts go on from the document-start token alone. Line breaks become spaces; braces and special tokens are
+    dropped. The same model and seed give the same contexts, and the global random state is left alone.
 
     Raises EditError for a tokenizer that has neither a document-start nor an end token.
     Source: ROME (arXiv 2202.05262) appendix E.5: 10 texts of 5 tokens and 10 of 10.
@@ -71,7 +69,8 @@ def _start(model: LanguageModel) -> int:
     start = next((int(token) for token in known if token is not None), None)
     if start is None:
         raise EditError(
-            f"{model.name} has neither a document-start nor an end token to sample contexts from: give the tokenizer one"
+            f"{model.name} has neither a document-start nor an end token to sample contexts from: "
+            "give its tokenizer one"
         )
     return start
 

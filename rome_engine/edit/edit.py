@@ -1,4 +1,4 @@
-"""An edit: low-rank changes of down-projections, with where they come from. A value; the model is changed by applying it."""
+"""An edit: low-rank changes of down-projections, and where they come from. Applying it changes a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rome_engine.edit.files import write_whole
 from rome_engine.edit.provenance import Provenance
-from rome_engine.edit.stack import Handle, Stack
+from rome_engine.edit.stack import Handle, Stack, require_present
 from rome_engine.errors import EditError, EditFileError, StorageError, WrongWeightsError
 from rome_engine.model.language_model import LanguageModel
 
@@ -29,8 +29,8 @@ FORMAT = "rome_engine.edit/1"
 class LayerEdit:
     """The change Δ = left · rightᵀ of one layer's W (d_model, d_mlp), and what was known when it was made.
 
-    path: the module. weight_sha256: of the unedited W. delta_norm, weight_norm: Frobenius. denominator: what the update was
-    divided by, relative_denominator: as a share of its natural scale; both None for methods without one.
+    path: the module. weight_sha256: of the unedited W. delta_norm, weight_norm: Frobenius. denominator: what the update
+    was divided by, relative_denominator: as a share of its natural scale; both None for methods without one.
     """
 
     path: str
@@ -72,13 +72,14 @@ class Edit:
         return self.layers[layer].delta()
 
     def check(self, model: LanguageModel) -> None:
-        """Raises WrongWeightsError, naming the layer, where the model's unedited weights are not those the edit was made for.
+        """Raises WrongWeightsError, naming the layer, where the edit was made for other weights than the model's.
 
-        Weights under edits that are in force also pass where this edit was made on top of those.
+        The model's are the unedited ones, or the present ones where this edit was made on top of edits in force.
         """
-        stack = Stack.of(model)
+        stack = Stack(model)
         for layer, change in self.layers.items():
             self._check_shape(model, layer, change)
+            require_present(model, layer)
             if change.weight_sha256 not in {
                 weight_sha256(stack.unedited(layer)),
                 weight_sha256(model.weight(layer)),
@@ -95,16 +96,16 @@ class Edit:
                 )
 
     def apply_(self, model: LanguageModel) -> Handle:
-        """Change the model's weights in place; the handle undoes it exactly, whatever other edits came and go meanwhile.
+        """Change the model's weights in place; the handle undoes it exactly, whatever edits come and go meanwhile.
 
         Raises WrongWeightsError, and then changes nothing.
         """
         self.check(model)
-        return Stack.of(model).push(self.layers)
+        return Stack(model).push(self.layers)
 
     @contextmanager
     def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """The edited model inside the block; after it, however it is left, the weights are bit for bit what they were."""
+        """The edited model inside the block; after it, however left, the weights are bit for bit what they were."""
         handle = self.apply_(model)
         try:
             yield model
@@ -146,7 +147,7 @@ class Edit:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise EditFileError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         record: dict[str, Any] = json.loads(metadata["edit"])
         layers = {
             int(layer): LayerEdit(left=tensors[f"{layer}.left"], right=tensors[f"{layer}.right"], **numbers)
@@ -162,14 +163,14 @@ class Edit:
     def _check_shape(self, model: LanguageModel, layer: int, change: LayerEdit) -> None:
         if not 0 <= layer < model.n_layers:
             raise WrongWeightsError(
-                f"the edit changes layer {layer}, but {model.name} has layers 0 to {model.n_layers - 1}: it was made for "
-                f"{self.provenance.model}"
+                f"the edit changes layer {layer}, but {model.name} has layers 0 to {model.n_layers - 1}: "
+                f"it was made for {self.provenance.model}"
             )
         given = (change.left.shape[0], change.right.shape[0])
         if given != tuple(model.weight(layer).shape):
             raise WrongWeightsError(
-                f"the edit was made for other weights: its change of layer {layer} is {given[0]} × {given[1]}, the weight of "
-                f"{model.name} is {' × '.join(map(str, model.weight(layer).shape))}"
+                f"the edit was made for other weights: its change of layer {layer} is {given[0]} × {given[1]}, "
+                f"the weight of {model.name} is {' × '.join(map(str, model.weight(layer).shape))}"
             )
 
 
@@ -177,5 +178,5 @@ def weight_sha256(weight: Float[Tensor, "d_model d_mlp"]) -> str:
     """sha256 of a weight's type, shape and content, by W's orientation and not by how the module stores it."""
     content = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)}".encode())
-    digest.update(memoryview(content.numpy()))
+    digest.update(content.numpy().data)
     return digest.hexdigest()

@@ -27,7 +27,7 @@ def write_whole(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -48,7 +48,7 @@ def folder_whole(path: Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             if temporary.exists():
                 shutil.rmtree(temporary, ignore_errors=True)

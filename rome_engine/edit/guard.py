@@ -1,4 +1,4 @@
-"""Guards against an edit that would wreck the model: a small denominator, an update as large as the weight, or no numbers at all.
+"""Guards against an edit that would wreck the model: a small denominator, a huge update, or numbers that are none.
 
 Mixing k̄ and k₀, as ROME does, can make uᵀk₀ almost vanish: one such edit destroys the model (arXiv 2403.07175).
 """
@@ -42,8 +42,8 @@ class Guard:
         """Check ‖Δ‖ against ‖W‖."""
         if delta > self.max_norm * weight:
             self._object(
-                f"the update of layer {layer} is large (‖Δ‖ = {delta:.3g}, ‖W‖ = {weight:.3g}, limit {self.max_norm:g} of it) and "
-                "may damage the model: use another layer, or a smaller clamp"
+                f"the update of layer {layer} is large (‖Δ‖ = {delta:.3g}, ‖W‖ = {weight:.3g}, limit "
+                f"{self.max_norm:g} of it) and may damage the model: use another layer, or a smaller clamp"
             )
 
     def _object(self, message: str) -> None:

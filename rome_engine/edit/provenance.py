@@ -18,8 +18,8 @@ from rome_engine.errors import EditFileError
 class Provenance:
     """What an edit was made from and with; written into its file.
 
-    facts: as JSON objects. moments: content keys of the second moments by layer. losses: the value search's, a tuple a fact.
-    seconds: by phase. model_hash: of the whole unedited model.
+    facts: as JSON objects. moments: content keys of the second moments by layer. losses: the value search's, a tuple a
+    fact. seconds: by phase. model_hash: of the whole model as it was when the edit was made.
     """
 
     method: str

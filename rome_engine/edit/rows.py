@@ -1,7 +1,7 @@
 """Rows of text cut at the subject's last token: all that a change at that token can be felt by, and nothing else.
 
-What lies before the cut is run once and kept as attention keys and values; from there on the blocks can be replayed one by
-one, on all rows together. A row's place in the batch, and whose fact it is, do not matter here.
+What lies before the cut is run once and kept as attention keys and values; from there on the blocks can be replayed
+one by one, on all rows together. A row's place in the batch, and whose fact it is, do not matter here.
 """
 
 from __future__ import annotations
@@ -62,20 +62,17 @@ class Rows:
         longest = max(len(row.ids) for row in rows)
         if context is not None and longest > context:
             raise PromptTooLongError(
-                f"a prompt with its context and target has {longest} tokens, the model's context holds {context}: shorten it"
+                f"a prompt with its context and target has {longest} tokens, the model's context holds {context}: "
+                "shorten it"
             )
         before = max(row.cut for row in rows)
         after = max(len(row.ids) - row.cut for row in rows)
-        padded = [
-            [0] * (before - row.cut) + list(row.ids) + [0] * (after - len(row.ids) + row.cut) for row in rows
-        ]
-        real = [
-            [0] * (before - row.cut) + [1] * len(row.ids) + [0] * (after - len(row.ids) + row.cut) for row in rows
-        ]
+        padded = [[0] * (before - row.cut) + list(row.ids) + [0] * (after - len(row.ids) + row.cut) for row in rows]
+        real = [[0] * (before - row.cut) + [1] * len(row.ids) + [0] * (after - len(row.ids) + row.cut) for row in rows]
         ids, mask = (torch.tensor(table, device=model.device) for table in (padded, real))
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         prefix = _prefix(model, ids[:, :before], mask[:, :before], positions[:, :before]) if before else None
-        # The blocks are only stood in for here, their hooks still run: the first one's input is what the embedding makes.
+        # The blocks are only stood in for here, their hooks still run: the first one's input is the embedding's output.
         with Trace(model.blocks[0], retain_input=True, retain_output=False) as first:
             self._replay = Replay(model, ids[:, before:], prefix, mask=mask, positions=positions[:, before:])
         self._embedded: Tensor = first.input
@@ -120,7 +117,7 @@ def _prefix(
     extra = {"position_ids": positions} if "position_ids" in inspect.signature(base.forward).parameters else {}
     cache = DynamicCache()
     base(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-    # A row that is nothing but padding attends to nothing; whatever came of that must not be multiplied into other sums.
+    # Where all is padding attention has nothing to attend to; what came of that must not enter other sums.
     real = mask.bool()[:, None, :, None]
     return KeysValues(
         tuple(

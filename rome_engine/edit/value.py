@@ -1,7 +1,7 @@
 """The value search: the one optimiser that finds what a layer should put out at the subject's last token.
 
-It serves every closed-form method. Only what depends on the change δ is computed in a step: the tokens from the subject's
-last one on, in the layers above the edited one, and the logits that the loss reads.
+It serves every closed-form method. Only what depends on the change δ is computed in a step: the tokens from the
+subject's last one on, in the layers above the edited one, and the logits that the loss reads.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,8 +34,9 @@ ESSENCE = f"{PLACE} is a"
 class ValueConfig:
     """Settings of the value search.
 
-    steps: how often the loss is taken; no step is made after the last of them. learning_rate: Adam's. decay: w, the weight of
-    ‖δ‖ / ‖h₀‖². clamp: c, ‖δ‖ stays at most c · ‖h₀‖. kl: κ, the weight of the drift of "{subject} is a". stop_loss: done below it.
+    steps: how often the loss is taken; δ does not move after the last of them. learning_rate: Adam's. decay: w, the
+    weight of ‖δ‖ / ‖h₀‖². clamp: c, ‖δ‖ stays at most c · ‖h₀‖. kl: κ, the weight of the drift of "{subject} is a".
+    stop_loss: the search is done below it.
     """
 
     steps: int = 20
@@ -56,16 +57,16 @@ class ValueConfig:
 class Value:
     """What the search found: `target` = `initial` + `delta`, the loss of every step, and how it ended."""
 
-    target: Float32[Tensor, " d_model"]
-    delta: Float32[Tensor, " d_model"]
-    initial: Float32[Tensor, " d_model"]
+    target: Float[Tensor, " d_model"]
+    delta: Float[Tensor, " d_model"]
+    initial: Float[Tensor, " d_model"]
     losses: tuple[float, ...]
     stopped_early: bool
     seconds: float
 
 
 class Question:
-    """A fact's prompt in every context with the target behind it, and "{subject} is a": the rows that the loss is made of.
+    """A fact's prompt in every context with the target behind it, and "{subject} is a": the rows the loss is made of.
 
     target: the target's tokens. The rows of the contexts come first, in their order.
     """
@@ -87,13 +88,14 @@ class Question:
 
     def log_probabilities(
         self, layer: int, after: Float[Tensor, "rows n d_model"]
-    ) -> tuple[Float32[Tensor, "contexts target d_vocab"], Float32[Tensor, " d_vocab"]]:
+    ) -> tuple[Float[Tensor, "contexts target d_vocab"], Float[Tensor, " d_vocab"]]:
         """Of the next token at each target token's place, and at the subject's last token of "{subject} is a"."""
         model = self.rows.model
         last = self.rows.onward(layer, after)
         row, place = (index.to(last.device) for index in self._read)
-        spoken = model.unembed(last[row, place]).float().log_softmax(-1)
-        return spoken[:-1].unflatten(0, (self.n_contexts, len(self.target))), spoken[-1]
+        spoken = model.unembed(last[row, place])
+        spoken = spoken.to(_fine(spoken.dtype)).log_softmax(-1)
+        return spoken[:-1].reshape(self.n_contexts, len(self.target), -1), spoken[-1]
 
 
 def search(
@@ -105,12 +107,13 @@ def search(
     place: Place = "mlp",
     progress: Progress | None = None,
 ) -> Value:
-    """Adam on δ from 0, added at the subject's last token in every row; δ and the loss are float32 whatever the model's type.
+    """Adam on δ from 0, added at the subject's last token in every row; in any model δ and the loss are float32 at least.
 
-    Loss = mean over contexts of the mean token NLL of the target + κ · KL(p_δ ‖ p₀) + w · ‖δ‖ / ‖h₀‖². h₀ is the bare prompt's
-    value; the target value is h₀ + δ. After each step δ is scaled back to ‖δ‖ ≤ c · ‖h₀‖.
+    Loss = mean over contexts of the mean token NLL of the target + κ · KL(p_δ ‖ p₀) + w · ‖δ‖ / ‖h₀‖². h₀ is the bare
+    prompt's value; the target value is h₀ + δ. After each step δ is scaled back to ‖δ‖ ≤ c · ‖h₀‖.
 
-    place: "mlp" adds δ to the down-projection's output, "hidden" to the block's. captured: the question's rows at this layer.
+    place: "mlp" adds δ to the down-projection's output, "hidden" to the block's. captured: the question's rows at this
+    layer.
     progress(step, steps, loss) is called after each loss; what it raises ends the search.
 
     Raises EditError for a loss that is not finite.
@@ -118,7 +121,8 @@ def search(
     """
     begun = time.perf_counter()
     shifted = _shift(question.rows.model, layer, captured, place)
-    initial = (captured.values[0] if place == "mlp" else captured.after[0, 0]).float()
+    start = captured.values[0] if place == "mlp" else captured.after[0, 0]
+    initial = start.to(_fine(start.dtype))
     size = initial.norm()
     losses: list[float] = []
     with torch.enable_grad():
@@ -167,13 +171,18 @@ def _shift(
     contribution = model.output("mlp", layer)
     normed = place == "mlp" and contribution is not model.down_projection(layer)
     before = contribution(values).detach() if normed else None
+    fine = _fine(after.dtype)
 
     def shifted(delta: Tensor) -> Tensor:
         if before is None:
             added = delta
         else:  # what the down-projection puts out goes through a norm before it is added to the residual stream
-            added = contribution((values.float() + delta).to(values.dtype)).float() - before.float()
-        first = (after[:, 0].float() + added).to(after.dtype)
+            added = contribution((values.to(fine) + delta).to(values.dtype)).to(fine) - before.to(fine)
+        first = (after[:, 0].to(fine) + added).to(after.dtype)
         return torch.cat([first[:, None], after[:, 1:]], dim=1)
 
     return shifted
+
+
+def _fine(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

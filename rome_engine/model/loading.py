@@ -33,6 +33,7 @@ def load_pretrained(
     _check_source(source)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _quiet(), _explained(source):
+        _check_hub(source, revision)
         config = AutoConfig.from_pretrained(source, **common)
         _check_config(config, source)
         module, report = AutoModelForCausalLM.from_pretrained(
@@ -75,6 +76,14 @@ def _check_source(source: str) -> None:
             f"the folder {folder} has no weights in safetensors, and pickled ones are not loaded: convert them with "
             "save_pretrained of a current transformers first"
         )
+
+
+def _check_hub(source: str, revision: str | None) -> None:
+    """Ask the Hub once for a model that is not on this machine: the download itself would retry for half a minute."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not Path(source).is_dir() and not isinstance(try_to_load_from_cache(source, "config.json", revision=revision), str):
+        HfApi().model_info(source, revision=revision, timeout=20)
 
 
 def _check_config(config: Any, source: str) -> None:

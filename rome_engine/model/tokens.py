@@ -88,21 +88,28 @@ def tokenize(tokenizer: Any, prompt: str, subject: str | None = None, bos: BosPo
 
 
 def continuation(tokenizer: Any, prompt: str, target: str) -> tuple[int, ...]:
-    """The tokens of `target` as they follow `prompt`: one space between the two, none doubled, no document-start token.
+    """The tokens of `target` as they follow `prompt`: one space between the two, none doubled, no special token.
 
-    Raises TargetError for a target that is empty or tokenises to nothing.
+    Raises TargetError for a target that is empty, tokenises to nothing that shows, or holds special tokens.
     """
     if not target.strip():
         raise TargetError("the target is empty: name the answer the model shall give")
     spaced = target.strip() if prompt.endswith((" ", "\n", "\t")) else " " + target.strip()
-    head, _ = _encode(tokenizer, prompt)
-    whole, _ = _encode(tokenizer, prompt + spaced)
-    # Where the tokenizer merges across the seam, the target's own tokens are those it has alone.
-    ids = whole[len(head) :] if whole[: len(head)] == head else _encode(tokenizer, spaced)[0]
+    # Where the tokenizer merges across the seam, the target's tokens are those it has after something that never merges.
+    found = (_after(tokenizer, text, spaced) for text in (prompt, "\n", "."))
+    ids = next((ids for ids in found if ids is not None), None) or _encode(tokenizer, spaced)[0]
     special = set(tokenizer.all_special_ids)
-    if not ids or all(token in special for token in ids):
+    if not tokenizer.decode([token for token in ids if token not in special]).strip():
         raise TargetError(f"the target {target!r} tokenises to nothing that this model could say")
+    if special & set(ids):
+        raise TargetError(f"the target {target!r} holds special or unknown tokens: name the answer in plain text")
     return tuple(ids)
+
+
+def _after(tokenizer: Any, text: str, addition: str) -> list[int] | None:
+    """The tokens that `addition` adds to a text's; None where it changes these."""
+    head, whole = _encode(tokenizer, text)[0], _encode(tokenizer, text + addition)[0]
+    return whole[len(head) :] if whole[: len(head)] == head else None
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -136,4 +143,6 @@ def _pieces(text: str, offsets: list[tuple[int, int]]) -> list[str]:
     for _, end in offsets:
         pieces.append(text[done:end])
         done = max(done, end)
+    if pieces:  # an accent that the tokenizer composed into its letter lies past the last offset
+        pieces[-1] += text[done:]
     return pieces

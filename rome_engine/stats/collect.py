@@ -40,14 +40,14 @@ def collect(
 ) -> dict[int, SecondMoment]:
     """The second moment of each layer's keys (inputs of the down-projection) over a sample of a corpus.
 
-    tokens: the budget. length: of a sequence; None is 512, or the model's context where that is shorter. batch_tokens: how
-    many go through the model at once; it changes the result by rounding only.
-    Keys at document-end tokens are not counted: they belong to no text, and in many models they are attention sinks. Nor
-    are those at position 0 in layers where the first batch shows their norm to be an outlier (FIRST_TOKEN_OUTLIER), which
-    the provenance records. The model is left as it was, however this ends.
+    tokens: the budget. length: of a sequence; None is 512, or the model's context where that is shorter.
+    batch_tokens: how many go through the model at once; it changes the result by rounding only.
+    Keys at document-end tokens are not counted: they belong to no text, and in many models they are attention sinks.
+    Nor are those at position 0 in layers where the first batch shows their norm to be an outlier
+    (FIRST_TOKEN_OUTLIER), which the provenance records. The model is left as it was, however this ends.
 
-    Raises StatisticsError for layers the model has not, a length beyond its context, a corpus without text, or keys that
-    are not finite.
+    Raises StatisticsError for layers the model has not, a length beyond its context, a corpus without text, or keys
+    that are not finite.
     """
     wanted = checked_layers(model, layers)
     sampling = sampling_for(model, tokens, length, seed)
@@ -64,7 +64,9 @@ def collect(
         _run(model, collectors, ids)
         done += ids.numel()
         if progress is not None:
-            progress("collecting second moments", min(done / sampling.tokens, 1.0))
+            progress("collecting second moments", done / sampling.tokens)
+    if progress is not None:
+        progress("collecting second moments", 1.0)
     if done == 0:
         raise StatisticsError(f"the corpus {corpus.name} has no text that this tokenizer knows: give another file")
     if done < sampling.tokens:

@@ -1,9 +1,9 @@
 """Ordinary text as sequences of tokens of one length: a seeded sample, spread over the files, of a stated budget.
 
-A file is cut into *passages* of some 4 kB of neighbouring text, the passages are drawn in a random order, and their tokens
-fill sequence after sequence. Within a passage documents (the parts between blank lines; in a file without blank lines, the
-lines) are joined by the tokenizer's document-end token, and so are passages. Nothing but the offsets of the passages is
-held, so that a file may be larger than memory.
+A file is cut into *passages* of some 4 kB of neighbouring text, the passages are drawn in a random order, and their
+tokens fill sequence after sequence. Within a passage documents (the parts between blank lines; in a file without blank
+lines, the lines) are joined by the tokenizer's document-end token, and so are passages. Nothing but the offsets of the
+passages is held, so that a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Corpus:
     """One or more UTF-8 text files, read when they are needed.
 
     `hash` is the content key of the text; `name` is for people.
-    Raises StatisticsError for no files and for a file that is missing, empty, or not UTF-8; StorageError where one may not be
-    read.
+    Raises StatisticsError for no files and for a file that is missing, empty, or not UTF-8; StorageError where one may
+    not be read.
     """
 
     def __init__(self, *paths: str | Path, name: str | None = None) -> None:
@@ -59,8 +59,8 @@ class Corpus:
     def sequences(self, tokenizer: Any, sampling: Sampling) -> Iterator[list[int]]:
         """Sequences of `sampling.length` tokens until `sampling.tokens` are used up; only the last may be shorter.
 
-        Each begins with the document-start tokens that the tokenizer itself puts before a text. A corpus smaller than the
-        budget is read once and ends early.
+        Each begins with the document-start tokens that the tokenizer itself puts before a text. A corpus smaller than
+        the budget is read once and ends early.
         """
         prefix = list(_own_prefix(tokenizer))
         left, waiting = sampling.tokens, list[int]()
@@ -139,7 +139,8 @@ def _index(path: Path) -> _Index:
     """Read a file once, from its begin to its end."""
     digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
     by_paragraph, by_line = array("q", [0]), array("q", [0])
-    has_blank_lines, has_text, here = False, False, 0
+    has_blank_lines = has_text = blank_before = False
+    here = 0
     try:
         with path.open("rb") as file:
             for piece in _pieces(file):
@@ -147,8 +148,9 @@ def _index(path: Path) -> _Index:
                 decoder.decode(piece)
                 here += len(piece)
                 blank = not piece.strip()
-                has_blank_lines |= blank and has_text
+                has_blank_lines |= has_text and blank_before and not blank  # blank lines at the ends part nothing
                 has_text |= not blank
+                blank_before = blank
                 if here - by_line[-1] >= _PASSAGE:
                     by_line.append(here)
                 if here - by_paragraph[-1] >= (_PASSAGE if blank else _LONGEST_PASSAGE):

@@ -1,7 +1,7 @@
 """The .npz layout in which ROME's published second moments come.
 
-One flat archive: `mom2.mom2` is the *sum* of k kᵀ (d × d), `mom2.count` the number of keys, `mom2.constructor` names the
-class that reads it there, `sample_size` the number of texts asked for; further statistics may lie beside them
+One flat archive: `mom2.mom2` is the *sum* of k kᵀ (d × d), `mom2.count` the number of keys, `mom2.constructor` names
+the class that reads it there, `sample_size` the number of texts asked for; further statistics may lie beside them
 (Meng et al. 2022, arXiv 2202.05262, published code).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_engine.errors import StatisticsError, StorageError
-from rome_engine.stats.packed import write_atomically
+from rome_engine.stats.packed import write_bytes
 
 _SUM, _COUNT, _CONSTRUCTOR = "mom2.mom2", "mom2.count", "mom2.constructor"
 
@@ -35,7 +36,16 @@ def read_npz(path: Path) -> tuple[Float[Tensor, "d d"], int, float]:
             total, count = archive[_SUM], archive[_COUNT]
     except FileNotFoundError as error:
         raise StatisticsError(f"there is no file {path}: check the path") from error
-    except (ValueError, TypeError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, OSError) as error:
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+    ) as error:
         raise StatisticsError(f"{path} is damaged or no .npz file ({error}): download it again") from error
     if total.ndim != 2 or total.shape[0] != total.shape[1] or total.dtype.kind != "f" or total.shape[0] == 0:
         raise StatisticsError(
@@ -66,4 +76,4 @@ def write_npz(path: Path, total: Float[Tensor, "d d"], count: int, sample_size: 
     np.savez(buffer, **values)
     if path.suffix != ".npz":
         raise StorageError(f"{path} must end in .npz: its readers go by the name")
-    write_atomically(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())

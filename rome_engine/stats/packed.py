@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rome_engine.errors import StatisticsError, StorageError
+from rome_engine.files import write_whole
 
 _HEADER = "rome_engine.second_moment"
 _TENSOR = "upper_triangle_of_sum"
@@ -44,13 +43,14 @@ def write(path: Path, packed: Float[Tensor, " packed"], header: dict[str, Any]) 
     packed = packed.detach().cpu().contiguous()
     about = {**header, "version": _VERSION, "sha256": _digest(packed)}
     content = save({_TENSOR: packed}, metadata={_HEADER: json.dumps(about, sort_keys=True)})
-    write_atomically(path, content)
+    write_bytes(path, content)
 
 
 def read(path: Path) -> tuple[Float[Tensor, " packed"], dict[str, Any]]:
     """A file's packed triangle and header.
 
-    Raises StatisticsError for a file that is missing, damaged, or something else; StorageError where it may not be read.
+    Raises StatisticsError for a file that is missing, damaged, or something else; StorageError where it may not be
+    read.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -84,28 +84,15 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, making its folder. Raises StorageError."""
-    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for the owner alone; a shared cache wants what open() would give.
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}): free {max(1, len(content) >> 20)} MB there, or choose "
-            "another folder (the cache lies under XDG_CACHE_HOME)"
+            f"cannot write {path}: {error.strerror or error} (choose a folder that is writable and has room)"
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    write_whole(path, content)
 
 
 def _header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
@@ -120,4 +107,4 @@ def _header(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
 
 
 def _digest(packed: Tensor) -> str:
-    return hashlib.sha256(memoryview(packed.contiguous().view(torch.uint8).numpy())).hexdigest()
+    return hashlib.sha256(packed.contiguous().view(torch.uint8).numpy().data).hexdigest()

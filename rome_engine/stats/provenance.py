@@ -68,7 +68,7 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Provenance:
-        """The inverse of `to_dict`. Raises ValueError where a value is missing, of another type, or not what the key says."""
+        """The inverse of `to_dict`. Raises ValueError for missing, ill-typed or contradictory values."""
         types = get_type_hints(cls)
         given = {field.name: values.get(field.name) for field in fields(cls)}
         for name, value in given.items():

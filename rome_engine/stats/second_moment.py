@@ -26,8 +26,8 @@ _PIECE = 4096
 class SecondMoment:
     """Streaming C = E[k kᵀ] over keys k of d numbers; big and mutable.
 
-    Products and sums are float64 whatever the keys' type, so that the order and the batches in which keys come matter only
-    to 1e-15 relative (float32 products would take 0.4 of the time and be off by 2e-7). The sum lies where the keys are.
+    Products and sums are float64 whatever the keys' type, so that the order and the batches in which keys come matter
+    only to 1e-15 relative (float32 products would be off by 2e-7). The sum lies where the keys are.
 
     d: the keys' width (d_mlp). provenance: what the keys are collected from, None where that is unknown.
     """
@@ -61,11 +61,11 @@ class SecondMoment:
         if not len(flat):
             return
         total = self._total_on(flat.device)
-        for piece in flat.split(_PIECE):
-            exact = piece.to(total.device).double()
-            for begin in range(0, self.d, _BLOCK):
-                rows = slice(begin, begin + _BLOCK)
-                total[rows, begin:].addmm_(exact[:, rows].T, exact[:, begin:])
+        for begin in range(0, len(flat), _PIECE):
+            exact = flat[begin : begin + _PIECE].to(total.device).double()
+            for first in range(0, self.d, _BLOCK):
+                rows = slice(first, first + _BLOCK)
+                total[rows, first:].addmm_(exact[:, rows].T, exact[:, first:])
         self._count += len(flat)
         self._factor = None
 
@@ -123,7 +123,8 @@ class SecondMoment:
     def load(cls, path: str | Path) -> SecondMoment:
         """Read a file of `save`.
 
-        Raises StatisticsError for a file that is missing, damaged, or something else; StorageError where it may not be read.
+        Raises StatisticsError for a file that is missing, damaged, or something else; StorageError where it may not be
+        read.
         """
         values, header = packed.read(Path(path))
         try:
@@ -138,7 +139,7 @@ class SecondMoment:
         return moment
 
     def export_npz(self, path: str | Path, *, sample_size: int | None = None, dtype: Precision = "float32") -> None:
-        """Write the .npz layout of ROME's published second moments, which holds the sum and the count and no provenance.
+        """Write the .npz layout of ROME's published second moments: the sum and the count, no provenance.
 
         Raises StatisticsError when no key was seen, StorageError when the file cannot be written.
         """
@@ -172,6 +173,7 @@ class SecondMoment:
         matrix = self.matrix()
         diagonal = matrix.diagonal()
         diagonal += jitter * diagonal.mean()
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(matrix)
         # A pivot is the part of a number's variance that the numbers before it do not tell. Below the rounding of C's
         # entries it is noise, and so would be the solution.

@@ -36,11 +36,12 @@ def moments(
     cache: Path | None = None,
     progress: Report | None = None,
 ) -> dict[int, SecondMoment]:
-    """The second moments of these layers for this model's very weights: shipped, else cached, else collected and cached.
+    """The second moments of these layers for this model's very weights: shipped, cached, or collected and cached.
 
-    With a corpus, a moment counts as found only if it was collected from that corpus with this sampling. Without one, any
-    moment of these weights does (shipped before cached, of several cached the one of most keys); nothing is collected then.
-    cache: a folder instead of `$XDG_CACHE_HOME/rome_engine/second_moments`. A damaged file is logged as a warning and passed over.
+    With a corpus, a moment counts as found only if it was collected from that corpus with this sampling. Without one,
+    any moment of these weights does (shipped before cached, of several cached the one of most keys), tokens, length and
+    seed are of no account, and nothing is collected. cache: a folder instead of
+    `$XDG_CACHE_HOME/rome_engine/second_moments`. A damaged file is logged as a warning and passed over.
 
     Raises StatisticsError when a moment is missing and no corpus is given, and as `collect` does; StorageError when the
     cache cannot be written (asked before anything is collected).
@@ -74,7 +75,7 @@ def moments(
             progress=progress,
         )
         for layer, moment in collected.items():
-            moment.save(folder / _cached_name(weights, layer, keys[layer]), dtype="float64")
+            _keep(moment, folder / _cached_name(weights, layer, keys[layer]))
             found[layer] = moment
     return {layer: found[layer] for layer in wanted}
 
@@ -131,6 +132,14 @@ def _nothing_found(model: LanguageModel, missing: list[int], damaged: list[Path]
         f"there are no second moments of {layers} for these weights of {model.name}{broken}: give a corpus, "
         "e.g. `rome-engine stats --corpus FILE`"
     )
+
+
+def _keep(moment: SecondMoment, path: Path) -> None:
+    try:
+        # Exactly: the next run must not differ from the one that collected.
+        moment.save(path, dtype="float64")
+    except StorageError as error:
+        raise StorageError(f"{error}; XDG_CACHE_HOME moves the cache") from error
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,0 +1,61 @@
+"""`rome-engine model`: what a model is made of, and the embedded one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from rome_engine.cli import output
+from rome_engine.cli.loading import fetch, load
+from rome_engine.model import embedded
+
+app = typer.Typer(help="Look into a model; fetch the embedded one.", no_args_is_help=True)
+
+
+@app.command("inspect")
+def inspect(
+    model: Annotated[str | None, typer.Argument(help="Hub id or local folder; the embedded model where left out.")] = None,
+    as_json: output.Json = False,
+    dtype: output.Dtype = "auto",
+    device: output.Device = None,
+    revision: output.Revision = None,
+    trust_remote_code: output.TrustRemoteCode = False,
+) -> None:
+    """Show where a model's parts are, and the numerical proofs of it."""
+    loaded = load(model, dtype, device, revision, trust_remote_code)
+    record = {
+        "model": loaded.name,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "weights": loaded.weight_hash(),
+        "architecture": asdict(loaded.architecture),
+        "proofs": [{**asdict(proof), "holds": proof.holds} for proof in loaded.proofs],
+    }
+    if as_json:
+        output.emit(record)
+        return
+    parts = Table("part", "found", title=f"{loaded.name} · {loaded.architecture.model_class}")
+    for name, value in asdict(loaded.architecture).items():
+        shown = f"{value[0]} … {value[-1]}" if name == "blocks" else "none" if value is None else str(value)
+        parts.add_row(name.replace("_", " "), shown)
+    parts.add_row("weights (sha256)", str(record["weights"]))
+    proofs = Table("proof", "relative error", "allowed", "holds")
+    for proof in loaded.proofs:
+        proofs.add_row(proof.claim, f"{proof.error:.1e}", f"{proof.tolerance:.0e}", "yes" if proof.holds else "NO")
+    console = output.stdout()
+    console.print(parts)
+    console.print(proofs)
+
+
+@app.command("fetch")
+def fetch_embedded(as_json: output.Json = False) -> None:
+    """Fetch and convert the embedded model now, so that everything later works offline."""
+    if not embedded.is_ready():
+        fetch()
+    folder = embedded.ensure()
+    if as_json:
+        output.emit({"model": embedded.NAME, "folder": str(folder)})
+    else:
+        output.stdout().print(f"{embedded.NAME} is ready: {folder}", highlight=False, soft_wrap=True)

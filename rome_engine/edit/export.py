@@ -1,0 +1,22 @@
+"""The edited model as a checkpoint of its own, which plain transformers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rome_engine.edit.edit import Edit
+from rome_engine.edit.files import folder_whole
+from rome_engine.model.language_model import LanguageModel
+
+
+def save_merged(model: LanguageModel, edit: Edit, folder: str | Path) -> Path:
+    """Write the edited model with its tokenizer; the model in memory is afterwards bit for bit what it was.
+
+    folder: new or empty; it is there whole or not at all.
+    Raises WrongWeightsError, and StorageError for a folder that is in use or a disk that is full or read-only.
+    """
+    path = Path(folder)
+    with folder_whole(path) as partial, edit.applied(model):
+        model.module.save_pretrained(partial)
+        model.tokenizer.save_pretrained(partial)
+    return path

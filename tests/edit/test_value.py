@@ -1,0 +1,153 @@
+"""The value search computes a part of the model only, and finds what a search over the whole of it finds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from rome_engine.edit.context import Contexts
+from rome_engine.edit.value import Place, Question, ValueConfig, search
+from rome_engine.errors import EditError
+from rome_engine.facts import Fact
+from rome_engine.model.hooks import Trace, first_tensor, with_first_tensor
+from rome_engine.model.language_model import LanguageModel
+from tests import tiny
+from tests.edit.examples import AT_START, FACT
+
+CONTEXTS = Contexts(("{}", "The capital. {}", "To visit it, you have to travel to England. {}"))
+CONFIG = ValueConfig(steps=5, clamp=0.6)
+
+
+@pytest.mark.parametrize("fact", [FACT, AT_START], ids=["inside", "at the start"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_equals_a_search_over_whole_texts(family: str, fact: Fact) -> None:
+    model = tiny.shared(family)
+    for place in ("mlp", "hidden") if family in ("gpt2", "gemma2") else ("mlp",):
+        _compare(model, fact, layer=1, place=place)
+
+
+@pytest.mark.parametrize("layer", [0, 2, tiny.LAYERS - 1])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "neox", "olmo2"])
+def test_equals_it_to_rounding_at_every_depth_in_float64(family: str, layer: int) -> None:
+    _compare(tiny.language_model(family, dtype=torch.float64), FACT, layer, "mlp", tolerance=1e-8)
+
+
+def _compare(model: LanguageModel, fact: Fact, layer: int, place: Place, tolerance: float = 1e-4) -> None:
+    target = model.target_ids(fact.text, str(fact.target_new))
+    question = Question(model, fact, target, CONTEXTS)
+    found = search(question, layer, question.rows.capture([layer])[layer], CONFIG, place=place)
+    initial, delta, losses = _brute_force(model, fact, target, layer, place)
+    assert len(found.losses) == CONFIG.steps
+    assert found.losses == pytest.approx(losses, rel=tolerance)
+    assert delta.norm() > 0.01 * initial.norm()
+    assert (found.initial - initial).norm() <= tolerance * initial.norm()
+    assert (found.delta - delta).norm() <= tolerance * delta.norm()
+    assert torch.equal(found.target, found.initial + found.delta)
+
+
+def _brute_force(
+    model: LanguageModel, fact: Fact, target: tuple[int, ...], layer: int, place: Place
+) -> tuple[Tensor, Tensor, list[float]]:
+    """The definition: every text alone, from its first token to its last, through the whole model."""
+    prompts = [model.tokenize(template, fact.subject) for template in CONTEXTS.prompts(fact)]
+    essence = model.tokenize("{} is a", fact.subject)
+    module = model.down_projection(layer) if place == "mlp" else model.output("hidden", layer)
+
+    def logits(ids: tuple[int, ...], at: int, delta: Tensor) -> tuple[Tensor, Tensor]:
+        seen = []
+
+        def add(output: object, _layer: str | None) -> object:
+            states = first_tensor(output)
+            rows = states.reshape(len(ids), -1)
+            seen.append(rows[at].detach())
+            moved = torch.cat([rows[:at], rows[at : at + 1] + delta, rows[at + 1 :]])
+            return with_first_tensor(output, moved.reshape(states.shape))
+
+        with Trace(module, edit_output=add):
+            result = model.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+        return result.log_softmax(-1), seen[0]
+
+    none = torch.zeros(model.d_model, dtype=model.dtype)
+    initial = logits(prompts[0].input_ids, prompts[0].last_subject_token, none)[1]
+    at = essence.last_subject_token
+    unchanged = logits(essence.input_ids, at, none)[0][at].detach()
+    delta = none.clone().requires_grad_()
+    optimiser = torch.optim.Adam([delta], lr=CONFIG.learning_rate)
+    losses = []
+    for step in range(CONFIG.steps):
+        nll = []
+        for prompt in prompts:
+            spoken, _ = logits((*prompt.input_ids, *target[:-1]), prompt.last_subject_token, delta)
+            tail = spoken[-len(target) :]
+            nll.append(-torch.stack([tail[index, token] for index, token in enumerate(target)]).mean())
+        drifted = logits(essence.input_ids, at, delta)[0][at]
+        divergence = (drifted.exp() * (drifted - unchanged)).sum()
+        size = initial.norm()
+        nothing = bool((delta == 0).all())
+        penalty = 0.0 if nothing else CONFIG.decay * delta.norm() / size**2
+        loss = torch.stack(nll).mean() + CONFIG.kl * divergence + penalty
+        losses.append(loss.item())
+        if step + 1 == CONFIG.steps:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            if delta.norm() > CONFIG.clamp * size:
+                delta *= CONFIG.clamp * size / delta.norm()
+    return initial, delta.detach(), losses
+
+
+def test_stops_below_the_wanted_loss_and_keeps_delta_within_the_clamp() -> None:
+    model = tiny.shared("llama")
+    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
+    captured = question.rows.capture([1])[1]
+    full = search(question, 1, captured, ValueConfig(steps=12, clamp=0.5))
+    assert not full.stopped_early and len(full.losses) == 12
+    assert full.delta.norm() == pytest.approx(0.5 * float(full.initial.norm()), rel=1e-3)  # it would be longer
+    early = search(question, 1, captured, ValueConfig(steps=12, clamp=0.5, stop_loss=full.losses[3] + 1e-6))
+    assert early.stopped_early and early.losses == full.losses[:4]
+
+
+def test_reports_each_step_and_lets_an_interrupt_through() -> None:
+    model = tiny.shared("llama")
+    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
+    captured = question.rows.capture([1])[1]
+    told: list[tuple[int, int, float]] = []
+    found = search(question, 1, captured, ValueConfig(steps=3), progress=lambda *step: told.append(step))
+    assert told == [(index + 1, 3, loss) for index, loss in enumerate(found.losses)]
+
+    def interrupt(*_step: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(question, 1, captured, ValueConfig(steps=3), progress=interrupt)
+    assert not any(parameter.requires_grad for parameter in model.module.parameters())
+
+
+def test_works_without_gradients_around_and_in_half_precision() -> None:
+    model = tiny.language_model("llama", dtype=torch.bfloat16)
+    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
+    captured = question.rows.capture([1])[1]
+    with torch.no_grad():
+        found = search(question, 1, captured, ValueConfig(steps=6))
+    assert found.delta.dtype == found.target.dtype == torch.float32
+    assert found.losses[-1] < found.losses[0]
+
+
+def test_a_loss_that_is_no_number_is_an_error() -> None:
+    model = tiny.shared("llama")
+    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
+    captured = question.rows.capture([1])[1]
+    broken = dataclasses.replace(captured, after=captured.after * float("nan"))
+    with pytest.raises(EditError, match="layer 1 failed in step 1: the loss is nan"):
+        search(question, 1, broken, ValueConfig())
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 0.0}, {"clamp": 0.0}, {"decay": -1.0}, {"kl": -1.0}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(EditError, match="must be at least 1"):
+        ValueConfig(**wrong)  # type: ignore[arg-type]
