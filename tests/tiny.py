@@ -28,19 +28,26 @@ HEADS = 4
 CONTEXT = 128
 PAD, BOS, EOS = 0, 1, 2
 
-_IDS = {"vocab_size": VOCAB, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
-_PLAIN = {
+_IDS: dict[str, Any] = {"vocab_size": VOCAB, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+_PLAIN: dict[str, Any] = {
     **_IDS,
     "hidden_size": D_MODEL,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": HEADS,
     "max_position_embeddings": CONTEXT,
 }
-_WIDE = {**_PLAIN, "intermediate_size": D_MLP}
-_GROUPED = {**_WIDE, "num_key_value_heads": 2}
-_GEMMA = {**_GROUPED, "head_dim": 8, "sliding_window": 4}
-_GPT = {**_IDS, "n_embd": D_MODEL, "n_layer": LAYERS, "n_head": HEADS, "n_positions": CONTEXT, "n_inner": D_MLP}
-_FALCON = {**_PLAIN, "ffn_hidden_size": D_MLP}
+_WIDE: dict[str, Any] = {**_PLAIN, "intermediate_size": D_MLP}
+GROUPED: dict[str, Any] = {**_WIDE, "num_key_value_heads": 2}
+_GEMMA: dict[str, Any] = {**GROUPED, "head_dim": 8, "sliding_window": 4}
+_GPT: dict[str, Any] = {
+    **_IDS,
+    "n_embd": D_MODEL,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_positions": CONTEXT,
+    "n_inner": D_MLP,
+}
+_FALCON: dict[str, Any] = {**_PLAIN, "ffn_hidden_size": D_MLP}
 _MIXED = ["sliding_attention", "full_attention"] * (LAYERS // 2)
 
 _CONFIGS: dict[str, Callable[[], Any]] = {
@@ -52,15 +59,15 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
     "falcon": lambda: hf.FalconConfig(**_FALCON),
     "mpt": lambda: hf.MptConfig(**_IDS, d_model=D_MODEL, n_layers=LAYERS, n_heads=HEADS, max_seq_len=CONTEXT),
     "phi": lambda: hf.PhiConfig(**_WIDE),
-    "phi3": lambda: hf.Phi3Config(**_GROUPED),
-    "llama": lambda: hf.LlamaConfig(**_GROUPED),
-    "mistral": lambda: hf.MistralConfig(**_GROUPED, sliding_window=4),
-    "qwen2": lambda: hf.Qwen2Config(**_GROUPED),
-    "qwen3": lambda: hf.Qwen3Config(**_GROUPED, head_dim=8),
+    "phi3": lambda: hf.Phi3Config(**GROUPED),
+    "llama": lambda: hf.LlamaConfig(**GROUPED),
+    "mistral": lambda: hf.MistralConfig(**GROUPED, sliding_window=4),
+    "qwen2": lambda: hf.Qwen2Config(**GROUPED),
+    "qwen3": lambda: hf.Qwen3Config(**GROUPED, head_dim=8),
     "gemma2": lambda: hf.Gemma2Config(**_GEMMA, layer_types=_MIXED, query_pre_attn_scalar=8),
     "gemma3": lambda: hf.Gemma3TextConfig(**_GEMMA, layer_types=_MIXED, query_pre_attn_scalar=8),
-    "olmo2": lambda: hf.Olmo2Config(**_GROUPED),
-    "starcoder2": lambda: hf.Starcoder2Config(**_GROUPED),
+    "olmo2": lambda: hf.Olmo2Config(**GROUPED),
+    "starcoder2": lambda: hf.Starcoder2Config(**GROUPED),
     "neox_sequential": lambda: hf.GPTNeoXConfig(**_WIDE, use_parallel_residual=False),
     "falcon_alibi": lambda: hf.FalconConfig(**_FALCON, alibi=True, parallel_attn=False, multi_query=False),
     "falcon_new": lambda: hf.FalconConfig(**_FALCON, new_decoder_architecture=True, num_kv_heads=2),

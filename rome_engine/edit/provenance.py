@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -38,6 +39,11 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
+
+    def __post_init__(self) -> None:
+        # As JSON gives them back: an edit that was saved and loaded has the same record.
+        object.__setattr__(self, "config", json.loads(json.dumps(self.config)))
+        object.__setattr__(self, "facts", tuple(json.loads(json.dumps(self.facts))))
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Provenance:

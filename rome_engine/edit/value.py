@@ -79,6 +79,7 @@ class Question:
         self.target = torch.tensor(list(target), device=model.device)
         # The target's first token is read at the prompt's last; counted from the cut.
         first = torch.tensor([len(row.ids) - row.cut - len(target) for row in prompts], device=model.device)
+        self.at_subject = not bool(first.any())  # the prompt ends with the subject
         reads = first[:, None] + torch.arange(len(target), device=model.device)
         row = torch.arange(self.n_contexts, device=model.device).repeat_interleave(len(target))
         self._read = (
@@ -107,7 +108,7 @@ def search(
     place: Place = "mlp",
     progress: Progress | None = None,
 ) -> Value:
-    """Adam on δ from 0, added at the subject's last token in every row; in any model δ and the loss are float32 at least.
+    """Adam on δ from 0, added at the subject's last token in every row; δ and the loss are float32 at least.
 
     Loss = mean over contexts of the mean token NLL of the target + κ · KL(p_δ ‖ p₀) + w · ‖δ‖ / ‖h₀‖². h₀ is the bare
     prompt's value; the target value is h₀ + δ. After each step δ is scaled back to ‖δ‖ ≤ c · ‖h₀‖.
@@ -116,10 +117,15 @@ def search(
     layer.
     progress(step, steps, loss) is called after each loss; what it raises ends the search.
 
-    Raises EditError for a loss that is not finite.
+    Raises EditError for a loss that is not finite, and for a layer whose change cannot reach the answer.
     Source: ROME (arXiv 2202.05262) equation 4; MEMIT (arXiv 2210.07229) equation 16 for "hidden".
     """
     begun = time.perf_counter()
+    if layer == question.rows.model.n_layers - 1 and not question.at_subject:
+        raise EditError(
+            f"layer {layer} is the last one: what it does to the subject cannot reach an answer further on; choose an "
+            "earlier layer"
+        )
     shifted = _shift(question.rows.model, layer, captured, place)
     start = captured.values[0] if place == "mlp" else captured.after[0, 0]
     initial = start.to(_fine(start.dtype))

@@ -21,9 +21,9 @@ class Architecture:
     """Module paths and the way the parts combine.
 
     Paths in `attention`, `attention_projection`, `attention_output`, `down_projection`, `mlp_output` are relative to a
-    block; `mlp` is None where the block holds its MLP's layers itself. `*_output` name the module whose output is added to
-    the residual stream: the projection itself, or the norm after it (`sandwich`). `parallel`: attention and MLP read the
-    same state.
+    block; `mlp` is None where the block holds its MLP's layers itself. `*_output` name the module whose output is added
+    to the residual stream: the projection itself, or the norm after it (`sandwich`). `parallel`: attention and MLP read
+    the same state.
     `softcap`: logits = softcap · tanh(logits / softcap); `logit_scale` multiplies them before.
     """
 
@@ -163,8 +163,8 @@ def _embeddings(model: Any, name: str) -> tuple[nn.Module, nn.Module]:
     embedding, unembedding = model.get_input_embeddings(), model.get_output_embeddings()
     if not isinstance(unembedding, nn.Module):
         raise UnsupportedModelError(
-            f"{name} has no language-model head: only causal LMs (decoders that predict the next token) can be traced or "
-            "edited"
+            f"{name} has no language-model head: only causal LMs (decoders that predict the next token) can be traced "
+            "or edited"
         )
     if not isinstance(embedding, nn.Module):
         raise UnsupportedModelError(f"{name} has no token embedding that could be found")
@@ -188,11 +188,9 @@ def _width(calls: dict[nn.Module, _Call], block: nn.Module) -> int:
     return int(output.shape[-1])
 
 
-def _attention(
-    block: nn.Module, inside: dict[nn.Module, str], calls: dict[nn.Module, _Call], name: str
-) -> nn.Module:
-    for path, child in block.named_modules():
-        if path and child in calls and "attention" in type(child).__name__.lower():
+def _attention(block: nn.Module, inside: dict[nn.Module, str], calls: dict[nn.Module, _Call], name: str) -> nn.Module:
+    for child in inside:
+        if child in calls and "attention" in type(child).__name__.lower():
             return child
     raise UnsupportedModelError(
         f"{name}: no attention module in the block {type(block).__name__} ({', '.join(inside.values())})"

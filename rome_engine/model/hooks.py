@@ -1,7 +1,7 @@
 """Context-manager hooks on a module's input and output, with the semantics baukit's users know.
 
-`Trace` watches one module, `TraceDict` several. Inside the `with` block the model behaves as edited; after it, however it
-is left, every hook is gone.
+`Trace` watches one module, `TraceDict` several. Inside the `with` block the model behaves as edited; after it, however
+it is left, every hook is gone.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class LanguageModel:
         return isinstance(block.output, tuple)
 
     def output(self, kind: str, layer: int) -> nn.Module:
-        """The module whose output is the state of this kind: the block ("hidden"), or what "mlp" or "attn" adds to it."""
+        """The module whose output is the state of this kind: the block ("hidden") or what "mlp" or "attn" adds."""
         part = {"hidden": "", "mlp": self.architecture.mlp_output, "attn": self.architecture.attention_output}[kind]
         return self._at(self.architecture.path(layer, part))
 
@@ -119,7 +119,7 @@ class LanguageModel:
         return None if self.architecture.mlp is None else self._at(self.architecture.path(layer, self.architecture.mlp))
 
     def only_last_token_in_mlp(self, layer: int) -> Trace:
-        """A hook under which this block's MLP runs for the last token alone; the block's output is then right for that token only."""
+        """A hook under which this block's MLP runs for the last token alone: its output is right for that one only."""
         mlp = self.mlp(layer)
         if mlp is None:
             raise UnsupportedModelError(f"{self.architecture.model_class} has no MLP module to restrict")
@@ -127,7 +127,7 @@ class LanguageModel:
 
     @cached_property
     def last_mlp_may_see_one_token(self) -> bool:
-        """Whether the last block is right for the last token under `only_last_token_in_mlp`: tried once, on a short text.
+        """Whether the last block is right for the last token under `only_last_token_in_mlp`: tried on a short text.
 
         It is where the block only ever adds the MLP's output to other states, out of place.
         """
@@ -161,11 +161,13 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where token ids go in."""
-        return next(self.module.get_input_embeddings().parameters()).device
+        weight: Tensor = next(self.module.get_input_embeddings().parameters())
+        return weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.module.parameters()).dtype
+        weight: Tensor = next(self.module.parameters())
+        return weight.dtype
 
     def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits of last-block outputs: final norm, unembedding, scale and softcap."""
@@ -192,8 +194,8 @@ class LanguageModel:
     ) -> list[tuple[int, ...]]:
         """The tokens that follow each prompt: greedy for top_k 0, else sampled among the top_k with this seed.
 
-        Prompts of any lengths go in one batch (padded on the left, with position ids). What the checkpoint's own generation
-        settings say of sampling and penalties does not count. The global random state is left alone.
+        Prompts of any lengths go in one batch (padded on the left, with position ids). What the checkpoint's own
+        generation settings say of sampling and penalties does not count. The global random state is left alone.
         """
         longest = max(len(prompt.input_ids) for prompt in prompts)
         self._check_length(longest + tokens, prompts[0].text)
@@ -258,7 +260,7 @@ class LanguageModel:
     # Identity
 
     def weight_hash(self) -> str:
-        """sha256 over each parameter's and buffer's name, type, shape and content; statistics and edits are keyed by it."""
+        """sha256 over the name, type, shape and content of all parameters and buffers; keys statistics and edits."""
         state = self.module.state_dict()
         with ThreadPoolExecutor() as pool:
             digests = list(pool.map(lambda item: _digest(*item), sorted(state.items())))
@@ -268,7 +270,7 @@ class LanguageModel:
 def _digest(name: str, tensor: Tensor) -> str:
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(memoryview(content.numpy()))
+    digest.update(content.numpy().data)
     return digest.hexdigest()
 
 

@@ -60,8 +60,8 @@ def prove(model: nn.Module, architecture: Architecture) -> tuple[Architecture, t
         proof = Proof(claim, error(ids), tolerance)
         if not proof.holds:
             raise UnsupportedModelError(
-                f"{architecture.model_class} ({architecture.family}) is not supported: the claim {claim!r} does not hold "
-                f"(relative error {proof.error:.2g}, allowed {tolerance:.0e})"
+                f"{architecture.model_class} ({architecture.family}) is not supported: the claim {claim!r} does not "
+                f"hold (relative error {proof.error:.2g}, allowed {tolerance:.0e})"
             )
         proofs.append(proof)
     return replace(architecture, parallel=run.is_parallel(ids)), tuple(proofs)
@@ -80,7 +80,7 @@ class _Run:
         return self.architecture.path(layer, part)
 
     def residual_error(self, ids: Tensor) -> float:
-        """Relative to the typical entry of the smaller contribution, so that nothing hides behind a large residual stream.
+        """Relative to a typical entry of the smaller contribution: nothing hides behind a large residual stream.
 
         Rounding is allowed for entry by entry: a wrong map shows in the entries where the states are small.
         """

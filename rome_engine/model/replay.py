@@ -1,9 +1,9 @@
 """Running single blocks of an unmodified model on the rows of many experiments at once.
 
-A change made to one token can only be felt by later layers at that token and the ones after it. So a block is replayed on
-the tokens [start, end) alone; what lies before is given to its attention as keys and values. The block's other arguments
-(masks, rotary tables, biases) are those that the model itself makes for such a call: they are captured once and used for any
-number of rows.
+A change made to one token can only be felt by later layers at that token and the ones after it. So a block is replayed
+on the tokens [start, end) alone; what lies before is given to its attention as keys and values. The block's other
+arguments (masks, rotary tables, biases) are those that the model itself makes for such a call: they are captured once
+and used for any number of rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class KeysValues:
     @classmethod
     def of(cls, cache: DynamicCache) -> KeysValues:
         """What a model left in a cache."""
-        return cls(tuple((layer.keys, layer.values) for layer in cache.layers))  # type: ignore[misc]
+        layers: list[Any] = cache.layers
+        return cls(tuple((layer.keys, layer.values) for layer in layers))
 
     def rows(self, begin: int, end: int | None) -> KeysValues:
         """Those of the rows [begin, end), to the last for None."""
@@ -125,11 +126,11 @@ def _blocks_replaced(blocks: Sequence[nn.Module], forward: Any) -> Iterator[None
                 block.forward = own
 
 
-class _PrefixLayer(DynamicLayer):  # type: ignore[misc]
+class _PrefixLayer(DynamicLayer):
     """Puts one layer's fixed prefix before the keys and values of the moment, and keeps nothing."""
 
     def __init__(self, keys: Tensor | None, values: Tensor | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.prefix = None if keys is None or values is None or keys.shape[-2] == 0 else (keys, values)
         self.is_initialized = True
 

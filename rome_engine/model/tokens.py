@@ -95,7 +95,7 @@ def continuation(tokenizer: Any, prompt: str, target: str) -> tuple[int, ...]:
     if not target.strip():
         raise TargetError("the target is empty: name the answer the model shall give")
     spaced = target.strip() if prompt.endswith((" ", "\n", "\t")) else " " + target.strip()
-    # Where the tokenizer merges across the seam, the target's tokens are those it has after something that never merges.
+    # Where the tokenizer merges across the seam, the target's tokens are those it has after what never merges.
     found = (_after(tokenizer, text, spaced) for text in (prompt, "\n", "."))
     ids = next((ids for ids in found if ids is not None), None) or _encode(tokenizer, spaced)[0]
     special = set(tokenizer.all_special_ids)

@@ -19,6 +19,7 @@ from rome_engine.edit.value import ValueConfig
 from rome_engine.errors import EditError, PromptTooLongError, TargetError
 from rome_engine.facts import Fact
 from rome_engine.model.hooks import Trace
+from rome_engine.stats import SecondMoment
 from tests import tiny
 from tests.edit.examples import FACT, LAYER, bit_equal, fitted, random_moment, state
 
@@ -110,14 +111,25 @@ def test_an_interrupt_leaves_the_model_alone(error: type[BaseException]) -> None
         assert torch.equal(model.module(input_ids=ids).logits, tiny.shared("gpt2").module(input_ids=ids).logits)
 
 
-def test_the_edit_makes_the_target_likelier() -> None:
-    model = tiny.language_model("llama")
-    edit = fitted(model, "rome", steps=20, stop_loss=0.5, decay=0.0, clamp=20.0)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2", "gptj"])
+def test_the_edited_model_reaches_the_searched_loss(family: str) -> None:
+    """With the prompt's other keys held still by C, what the search promised is what the edited weights do."""
+    model = tiny.language_model(family)
     prompt = model.tokenize(FACT.prompt, FACT.subject)
     target = model.target_ids(FACT.text, str(FACT.target_new))
-    plain = model.target_log_probability(prompt, target)
+    ids = torch.tensor([[*prompt.input_ids, *target[:-1]]])
+    with Trace(model.down_projection(LAYER), retain_input=True) as down, torch.no_grad():
+        model.module(input_ids=ids, use_cache=False)
+    others = torch.cat([down.input[0, : prompt.last_subject_token], down.input[0, prompt.last_subject_token + 1 :]])
+    moment = SecondMoment(tiny.D_MLP)
+    moment.update(torch.cat([1e4 * others.double(), torch.eye(tiny.D_MLP, dtype=torch.float64)]))
+    config = RomeConfig(LAYER, ValueConfig(steps=15, decay=0.0, kl=0.0, clamp=50.0), lengths=())
+    edit = editor("rome").fit(model, [FACT], {LAYER: moment}, config)
+    losses = edit.provenance.losses[0]
+    assert -model.target_log_probability(prompt, target) / len(target) == pytest.approx(losses[0], rel=1e-3)
     with edit.applied(model):
-        assert model.target_log_probability(prompt, target) > plain + 1
+        assert -model.target_log_probability(prompt, target) / len(target) == pytest.approx(losses[-1], rel=2e-3)
+    assert losses[-1] < losses[0] - 0.1
 
 
 def test_bad_facts_layers_and_moments_are_refused() -> None:
@@ -149,14 +161,16 @@ def test_bad_facts_layers_and_moments_are_refused() -> None:
         fit(Fact("word " * 200 + "{} is", "Rome", target_new="Italy"))
 
 
-def test_a_target_that_is_already_the_answer_is_refused() -> None:
+def test_a_target_that_is_already_the_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.language_model("llama")
     prompt = model.tokenize(FACT.prompt, FACT.subject)
-    answer = model.text(model.generate([prompt], 1)[0]).strip()
-    if model.target_ids(FACT.text, answer) != model.generate([prompt], 1)[0]:
-        pytest.skip("the random model's answer is not a word of its own")
-    with pytest.raises(TargetError, match="already the answer"):
-        edit_fact(model, FACT.with_target(answer))
+    answer = model.generate([prompt], 2, min_tokens=2)[0]
+    monkeypatch.setattr(model, "target_ids", lambda _prompt, _target: answer)
+    with pytest.raises(TargetError, match="'Rome, the capital' is already the answer"):
+        edit_fact(model, FACT)
+    monkeypatch.setattr(model, "target_ids", lambda _prompt, _target: (answer[0], answer[1] + 1))
+    edit = edit_fact(model, FACT, moments={LAYER: random_moment(tiny.D_MLP)}, config=RomeConfig(LAYER, lengths=(3,)))
+    assert list(edit.layers) == [LAYER]  # only its first token is the answer's
 
 
 def test_edit_fact_takes_given_moments_and_the_default_layer() -> None:

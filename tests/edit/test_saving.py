@@ -108,7 +108,12 @@ def test_plain_transformers_loads_the_merged_checkpoint(family: str, dtype: torc
         with edit.applied(model):
             edited = model.module(input_ids=ids).logits
     assert loaded.dtype == dtype
-    assert torch.equal(merged, edited)
+    with edit.applied(model):
+        assert all(
+            torch.equal(parameter, model.module.get_parameter(name)) for name, parameter in loaded.named_parameters()
+        )
+    if dtype == torch.float32:  # the tiny model's rotary tables are rounded to its type, a loaded one's are not
+        assert torch.equal(merged, edited)
     assert not torch.allclose(merged, plain)
     tied = model.module.get_input_embeddings().weight is model.module.get_output_embeddings().weight
     assert (loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight) == tied

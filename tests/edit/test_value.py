@@ -29,7 +29,7 @@ def test_equals_a_search_over_whole_texts(family: str, fact: Fact) -> None:
         _compare(model, fact, layer=1, place=place)
 
 
-@pytest.mark.parametrize("layer", [0, 2, tiny.LAYERS - 1])
+@pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "neox", "olmo2"])
 def test_equals_it_to_rounding_at_every_depth_in_float64(family: str, layer: int) -> None:
     _compare(tiny.language_model(family, dtype=torch.float64), FACT, layer, "mlp", tolerance=1e-8)
@@ -151,3 +151,15 @@ def test_a_loss_that_is_no_number_is_an_error() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(EditError, match="must be at least 1"):
         ValueConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_last_layer_is_refused_where_the_answer_comes_later() -> None:
+    """What the last block puts out at one token reaches no other."""
+    model = tiny.shared("llama")
+    last = tiny.LAYERS - 1
+    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
+    with pytest.raises(EditError, match=f"layer {last} is the last one"):
+        search(question, last, question.rows.capture([last])[last], ValueConfig())
+    ends = Fact("The capital of France, and the Space Needle, {}", "Paris")
+    question = Question(model, ends, model.target_ids(ends.text, "Rome"), CONTEXTS)
+    search(question, last, question.rows.capture([last])[last], ValueConfig(steps=2))

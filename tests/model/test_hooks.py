@@ -259,8 +259,9 @@ def test_unknown_layers_raise_key_error_and_leave_nothing(chain: Chain) -> None:
 
 
 def test_submodule_walks_dotted_names() -> None:
-    nested = nn.Sequential(nn.Sequential(nn.Linear(2, 2)))
-    assert submodule(nested, "0.0") is nested[0][0]
+    linear = nn.Linear(2, 2)
+    nested = nn.Sequential(nn.Sequential(linear))
+    assert submodule(nested, "0.0") is linear
     with pytest.raises(KeyError):
         submodule(nested, "0.0.weight")
 

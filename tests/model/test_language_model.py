@@ -1,4 +1,4 @@
-"""The language model: weights as the algebra has them, numbers as the model gives them, and one line for each failure."""
+"""The language model: weights as the algebra has them, numbers as the model gives them, a line for each failure."""
 
 from __future__ import annotations
 
@@ -261,10 +261,10 @@ def test_a_folder_without_a_config(tmp_path: Path) -> None:
     assert "no config.json" in refused(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["{not json", "\udcff\udcfe".encode("utf-8", "surrogateescape").decode("latin1"), "[]", "{}"])
-def test_a_config_that_is_none(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{not json", b"\xff\xfe", b"[]", b"{}"])
+def test_a_config_that_is_none(content: bytes, tmp_path: Path) -> None:
     save("llama", tmp_path)
-    (tmp_path / "config.json").write_text(text, encoding="latin1")
+    (tmp_path / "config.json").write_bytes(content)
     assert str(tmp_path) in refused(str(tmp_path))
 
 
@@ -304,7 +304,7 @@ def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
 
 
 def test_an_encoder_is_refused(tmp_path: Path) -> None:
-    shape = {"vocab_size": tiny.VOCAB, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape: dict[str, Any] = {"vocab_size": tiny.VOCAB, "num_hidden_layers": 2, "num_attention_heads": 4}
     bert = hf.BertConfig(**shape, hidden_size=32, intermediate_size=48)
     distil = hf.DistilBertConfig(vocab_size=tiny.VOCAB, dim=32, n_layers=2, n_heads=4, hidden_dim=48)
     expected = {

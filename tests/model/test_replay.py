@@ -151,17 +151,18 @@ def test_gradients_equal_those_of_a_full_forward(family: str) -> None:
     hidden = torch.cat([hidden[:, :1] + delta, hidden[:, 1:]], 1)
     for above in range(layer + 1, model.n_layers):
         hidden = replay.block(above, hidden)
-    (model.unembed(hidden[:, -1]) @ weights).sum().backward()
+    torch.autograd.backward((model.unembed(hidden[:, -1]) @ weights).sum())
 
     whole = torch.zeros(model.d_model, requires_grad=True)
 
     def add(output: Any, _layer: str | None) -> Any:
         state = first_tensor(output)
-        return with_first_tensor(output, torch.cat([state[:, :start], state[:, [start]] + whole, state[:, start + 1 :]], 1))
+        parts = [state[:, :start], state[:, [start]] + whole, state[:, start + 1 :]]
+        return with_first_tensor(output, torch.cat(parts, 1))
 
     with Trace(model.module, model.architecture.blocks[layer], edit_output=add):
         logits = model.module(input_ids=ids, use_cache=False).logits
-    (logits[:, -1] @ weights).sum().backward()
+    torch.autograd.backward((logits[:, -1] @ weights).sum())
 
     assert delta.grad is not None and whole.grad is not None
     assert float(whole.grad.abs().max()) > 0
@@ -181,7 +182,6 @@ def test_the_model_is_as_before_after_a_failure(family: str) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    last = model.blocks[-1]
     norm = model.module.get_submodule(model.architecture.final_norm)
     handle = norm.register_forward_pre_hook(interrupt)  # after all blocks have been replaced and called
     try:
@@ -190,7 +190,6 @@ def test_the_model_is_as_before_after_a_failure(family: str) -> None:
     finally:
         handle.remove()
     assert all("forward" not in vars(block) for block in model.blocks)
-    assert last.forward.__func__ is type(last).forward
     assert torch.equal(model.module(input_ids=ids).logits, before)
 
 

@@ -90,7 +90,8 @@ def test_spans(tokenizer: Any, prompt: str, subject: str) -> None:
 @pytest.mark.parametrize("subject", [" The Eiffel Tower", "Eiffel ", " Eiffel Tower "])
 def test_spaces_around_a_subject_do_not_count(tokenizer: Any, subject: str) -> None:
     prompt = "See: The Eiffel Tower is located in"
-    assert tokenize(tokenizer, prompt, subject).subject_range == tokenize(tokenizer, prompt, subject.strip()).subject_range
+    bare = tokenize(tokenizer, prompt, subject.strip())
+    assert tokenize(tokenizer, prompt, subject).subject_range == bare.subject_range
 
 
 def test_a_space_of_its_own_before_the_subject_is_not_its_token() -> None:
@@ -179,7 +180,8 @@ def test_random_texts_and_subjects() -> None:
     for variant in VARIANTS:
         tokenizer = make(variant)
         for _ in range(40):
-            text = " " * random_state.randrange(2) + " ".join(random_state.choices(words, k=random_state.randrange(1, 9)))
+            chosen = random_state.choices(words, k=random_state.randrange(1, 9))
+            text = " " * random_state.randrange(2) + " ".join(chosen)
             begin = random_state.randrange(len(text))
             end = random_state.randrange(begin, len(text)) + 1
             subject = text[begin:end]
@@ -214,7 +216,7 @@ def test_always_adds_one_where_the_tokenizer_does_not() -> None:
     added = tokenize(tiny.tokenizer(), EIFFEL, "city", bos="always")
     assert (added.prefix, added.bos_added, added.input_ids[0]) == (1, True, tiny.BOS)
     for bos in ("always", "auto", "never"):
-        own = tokenize(tiny.tokenizer(adds_bos=True), EIFFEL, "The Eiffel Tower", bos=bos)  # type: ignore[arg-type]
+        own = tokenize(tiny.tokenizer(adds_bos=True), EIFFEL, "The Eiffel Tower", bos=bos)
         assert (own.prefix, own.bos_added) == (1, False)
         assert own.input_ids.count(tiny.BOS) == 1
 
@@ -228,9 +230,9 @@ def test_a_tokenizer_without_a_start_token() -> None:
 
 
 def test_an_unknown_policy_is_refused() -> None:
+    unchecked: Any = getattr(tokenize, "__wrapped__", tokenize)  # without the tests' run-time check of types
     with pytest.raises(PromptError, match="auto, always, never"):
-        # Without the run-time type check of the tests.
-        getattr(tokenize, "__wrapped__", tokenize)(tiny.tokenizer(), EIFFEL, "Eiffel", "sometimes")
+        unchecked(tiny.tokenizer(), EIFFEL, "Eiffel", "sometimes")
 
 
 def test_a_slow_tokenizer_is_refused() -> None:
