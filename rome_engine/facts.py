@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from rome_engine.errors import AmbiguousSubjectError, PromptError, SubjectNotFoundError, TargetError
@@ -69,7 +69,7 @@ class Fact:
         """The same fact with another new target. Raises TargetError for an empty one."""
         if not target_new.strip():
             raise TargetError("the target is empty: name the answer the model shall give")
-        return Fact(**{**asdict(self), "target_new": target_new})
+        return replace(self, target_new=target_new)
 
 
 def template(prompt: str, subject: str) -> str:

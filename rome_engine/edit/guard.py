@@ -23,11 +23,13 @@ Policy = Literal["warn", "refuse"]
 class Guard:
     """Limits and what happens beyond them: "warn" logs a warning, "refuse" raises EditError.
 
-    min_denominator: of |uᵀk| as a share of k̄ᵀC⁻¹k̄ (1 for R-ROME). max_norm: of ‖Δ‖ / ‖W‖ (Frobenius).
+    min_denominator: of |uᵀk| as a share of k̄ᵀC⁻¹k̄ (1 for R-ROME). min_reach: of the share of the change that the bare
+    prompt gets, uᵀk₀ / uᵀk (1 for ROME). max_norm: of ‖Δ‖ / ‖W‖ (Frobenius).
     """
 
     min_denominator: float = 0.2
-    max_norm: float = 1.0
+    min_reach: float = 0.3
+    max_norm: float = 0.5
     policy: Policy = "warn"
 
     def denominator(self, layer: int, relative: float) -> None:
@@ -36,6 +38,15 @@ class Guard:
             self._object(
                 f"the update of layer {layer} has a small denominator ({relative:.3g} of its natural scale, limit "
                 f"{self.min_denominator:g}) and may damage the model: use the method r-rome, which cannot have one"
+            )
+
+    def reach(self, layer: int, reach: float) -> None:
+        """Check how much of the wanted change arrives at the prompt itself."""
+        if reach < self.min_reach:
+            self._object(
+                f"{reach:.0%} of the change of layer {layer} reaches the prompt itself (limit {self.min_reach:.0%}): the "
+                "subject's key is unlike that in other contexts, as at the very start of a text; begin the prompt with "
+                "other words"
             )
 
     def norms(self, layer: int, delta: float, weight: float) -> None:

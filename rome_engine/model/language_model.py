@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rome_engine.errors import PromptTooLongError, TargetError, UnsupportedModelError
-from rome_engine.model import tokens
+from rome_engine.model import families, tokens
 from rome_engine.model.architecture import Architecture, discover, is_conv1d
 from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.loading import load_pretrained
@@ -48,10 +48,10 @@ class LanguageModel:
         self.name = name
         self.module.requires_grad_(False)
         probe = torch.arange(5)[None] + 1
-        proposed = discover(module, lambda: self.module(input_ids=probe.to(self.device), use_cache=False))
+        found = discover(module, lambda: self.module(input_ids=probe.to(self.device), use_cache=False))
         self.architecture: Architecture
         self.proofs: tuple[Proof, ...]
-        self.architecture, self.proofs = prove(module, proposed)
+        self.architecture, self.proofs = prove(module, families.corrected(found, self.module.config))
 
     @classmethod
     def load(
@@ -123,7 +123,7 @@ class LanguageModel:
         mlp = self.mlp(layer)
         if mlp is None:
             raise UnsupportedModelError(f"{self.architecture.model_class} has no MLP module to restrict")
-        return Trace(mlp, edit_input=lambda states, _layer: states[:, -1:], retain_output=False)
+        return Trace(mlp, edit_input=lambda states, _layer: states[:, -1:].contiguous(), retain_output=False)
 
     @cached_property
     def last_mlp_may_see_one_token(self) -> bool:

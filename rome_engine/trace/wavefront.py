@@ -32,9 +32,9 @@ from rome_engine.trace.plan import Cell, Patch
 
 Progress = Callable[[int, int], None]
 
-# Rows × tokens per block call: large enough for fast products, small enough for the states to stay in a core's cache.
-CHUNK_TOKENS = 640
-UNEMBED_ROWS = 128
+# Rows × tokens per block call and rows per unembedding: products this large run at full speed, and memory stays small.
+CHUNK_TOKENS = 4096
+UNEMBED_ROWS = 256
 
 REPLAY_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 

@@ -93,6 +93,7 @@ class Rome:
             captured.keys[: question.n_contexts], captured.values[: question.n_contexts], value, moments[layer]
         )
         config.guard.denominator(layer, update.relative_denominator)
+        config.guard.reach(layer, float(update.right[:, 0] @ captured.keys[0].to(update.right)) / update.denominator)
         change = _change(model, layer, update)
         config.guard.norms(layer, change.delta_norm, change.weight_norm)
         clock.lap("solve")
