@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """How much faster the fast trace engine is than one forward pass a cell, on the embedded model, measured in one run.
 
-Two prompts: the Eiffel prompt (the reference runs in full) and a few-shot prompt (the reference is extrapolated from ten of its
-forward passes). Printed for each: both times, their ratio, token-layers (reference, ideal, and those run), the share of the
-floor and the largest difference of the scores.
+Two prompts: the Eiffel prompt (the reference runs in full) and a few-shot prompt (the reference is extrapolated from
+ten of its forward passes). Printed for each: both times, their ratio, token-layers (reference, ideal, and those run),
+the share of the floor and the largest difference of the scores.
 
-The floor is what the ideal token-layers, N·[L(L-1)/2]·[n(n+1)/2] for a hidden map, would take at the speed of a dense product
-of the block's largest shape, measured here. n counts the tokens from the subject's first on.
+The floor is what the ideal token-layers, N·[L(L-1)/2]·[n(n+1)/2] for a hidden map, would take at the speed of a dense
+product of the block's largest shape, measured here. n counts the tokens from the subject's first on.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = LanguageModel.load(options.model, dtype=options.dtype, device=options.device)
-    results = [
-        measure(model, name, options.kinds.split(","), options.repeats) for name in options.prompts.split(",")
-    ]
+    results = [measure(model, name, options.kinds.split(","), options.repeats) for name in options.prompts.split(",")]
     if options.json:
-        json.dump({"threads": options.threads, "device": str(model.device), "dtype": options.dtype, "results": results}, sys.stdout)
+        json.dump(
+            {"threads": options.threads, "device": str(model.device), "dtype": options.dtype, "results": results},
+            sys.stdout,
+        )
     else:
         for result in results:
             print("\n".join(f"{name:>32}  {value}" for name, value in result.items()), end="\n\n")

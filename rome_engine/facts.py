@@ -54,7 +54,10 @@ class Fact:
         unknown = sorted(set(record) - known)
         if unknown:
             raise PromptError(f"unknown fields {', '.join(unknown)} in a fact: known are {', '.join(sorted(known))}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        }
+        return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
         """The fact as a JSON object, empty fields left out."""

@@ -27,7 +27,7 @@ def write_whole(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -48,7 +48,7 @@ def folder_whole(path: Path) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            os.replace(temporary, target)
+            temporary.replace(target)
         finally:
             if temporary.exists():
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -59,6 +59,8 @@ def folder_whole(path: Path) -> Iterator[Path]:
 def _storage_error(path: Path, error: Exception) -> StorageError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return StorageError(f"cannot write {path}: {reason} (choose a folder that exists, is writable and has room)")
+
+
 def suffix_among(path: Path, known: Sequence[str]) -> str:
     """The path's suffix in lower case. Raises StorageError, naming the known ones, for any other."""
     suffix = path.suffix.lower()

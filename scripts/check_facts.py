@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measure how well the embedded model knows the facts in data/facts.json; exit 1 where one falls below the threshold.
 
-A fact is known where the first token of its answer is the most probable next token, with at least the threshold's probability.
+A fact is known where the first token of its answer is the most probable next token, with at least the threshold's
+probability.
 """
 
 from __future__ import annotations

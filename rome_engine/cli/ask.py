@@ -18,11 +18,14 @@ from rome_engine.errors import PromptError
 def command(
     prompt: Annotated[str, typer.Argument(help="The prompt to continue.")],
     edit: Annotated[
-        list[Path] | None, typer.Option("--edit", "-e", help="Edit file to apply. May be given several times: they stack.")
+        list[Path] | None,
+        typer.Option("--edit", "-e", help="Edit file to apply. May be given several times: they stack."),
     ] = None,
     model: output.Model = None,
     top: Annotated[int, typer.Option(help="How many next tokens to show.")] = 5,
-    continue_: Annotated[int, typer.Option("--continue", help="Also continue the prompt greedily by this many tokens.")] = 0,
+    continue_: Annotated[
+        int, typer.Option("--continue", help="Also continue the prompt greedily by this many tokens.")
+    ] = 0,
     as_json: output.Json = False,
     dtype: output.Dtype = "auto",
     device: output.Device = None,

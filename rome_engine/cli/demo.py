@@ -69,7 +69,9 @@ def command(
     console.rule("3 · undo")
     seconds = time.perf_counter() - began
     console.print(f"the weights are bit for bit what they were (sha256 {weights[:16]}…): {'yes' if restored else 'NO'}")
-    report.save_page(report.page("The Eiffel Tower, moved to Rome", _sections(traces, edit, before, after, restored, weights)), out)
+    report.save_page(
+        report.page("The Eiffel Tower, moved to Rome", _sections(traces, edit, before, after, restored, weights)), out
+    )
     console.print(f"report: {out.absolute()}  ({seconds:.0f} s in all)", soft_wrap=True, highlight=False)
     if as_json:
         output.emit(
@@ -95,11 +97,20 @@ def _answers(model: LanguageModel) -> dict[str, Any]:
     texts = model.generate([model.tokenize(text) for text in FACT.generation], WORDS)
     return {
         "asked": [
-            {"prompt": text, "old": _probability(model, text, FACT.target_true), "new": _probability(model, text, FACT.target_new)}
+            {
+                "prompt": text,
+                "old": _probability(model, text, FACT.target_true),
+                "new": _probability(model, text, FACT.target_new),
+            }
             for text in asked
         ],
         "neighbours": [
-            {"prompt": text, "answer": answer, "probability": _probability(model, text, answer), "first": _first(model, text)}
+            {
+                "prompt": text,
+                "answer": answer,
+                "probability": _probability(model, text, answer),
+                "first": _first(model, text),
+            }
             for text, answer in NEIGHBOURS
         ],
         "generations": [
@@ -138,9 +149,13 @@ def _tables(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[tup
 
 
 def _shown(title: str, rows: list[tuple[str | float, ...]]) -> Shown:
-    table = Shown(*(str(name) for name in rows[0]), title=title, title_justify="left", show_lines=title == "Free generation")
+    table = Shown(
+        *(str(name) for name in rows[0]), title=title, title_justify="left", show_lines=title == "Free generation"
+    )
     for row in rows[1:]:
-        table.add_row(*(output.probability(cell) if isinstance(cell, float) else " ".join(cell.split()) for cell in row))
+        table.add_row(
+            *(output.probability(cell) if isinstance(cell, float) else " ".join(cell.split()) for cell in row)
+        )
     return table
 
 
@@ -155,11 +170,14 @@ def _sections(
             [
                 f"{edit.provenance.method} at layer {layer}: a change of rank {edit.rank} of {change.path}, "
                 f"‖Δ‖ = {change.delta_norm:.2f}, {change.delta_norm / change.weight_norm:.1%} of ‖W‖, found in "
-                f"{sum(edit.provenance.seconds.values()):.1f} s. The layer is this model's default, measured by how well edits "
-                "work there; the maps above do not choose it."
+                f"{sum(edit.provenance.seconds.values()):.1f} s. The layer is this model's default, measured by how "
+                "well edits work there; the maps above do not choose it."
             ],
         ),
-        *(report.Table(title, [str(name) for name in rows[0]], rows[1:]) for title, rows in _tables(before, after).items()),
+        *(
+            report.Table(title, [str(name) for name in rows[0]], rows[1:])
+            for title, rows in _tables(before, after).items()
+        ),
         report.Text(
             "Undone",
             [

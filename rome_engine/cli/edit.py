@@ -29,7 +29,9 @@ def command(
         Path | None, typer.Option(help="Text file for the second moments, where the model has none yet.")
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Edit file to write (.safetensors).")] = None,
-    merged: Annotated[Path | None, typer.Option(help="Folder to write the edited model to, for plain transformers.")] = None,
+    merged: Annotated[
+        Path | None, typer.Option(help="Folder to write the edited model to, for plain transformers.")
+    ] = None,
     as_json: output.Json = False,
     dtype: output.Dtype = "auto",
     device: output.Device = None,

@@ -23,7 +23,9 @@ def load(
     if (name is None or name.lower() in embedded.ALIASES) and not embedded.is_ready():
         fetch()
     with stderr().status("loading the model"):
-        return LanguageModel.load(name, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+        return LanguageModel.load(
+            name, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+        )
 
 
 def fetch() -> None:

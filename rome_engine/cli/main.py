@@ -84,5 +84,6 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get(DEBUG):
             raise
         return complain(
-            f"this is a mistake in rome-engine: {type(error).__name__}: {error} (set {DEBUG}=1 to see where, and report it)", 1
+            f"a mistake in rome-engine: {type(error).__name__}: {error} (set {DEBUG}=1 to see where, and report it)",
+            1,
         )

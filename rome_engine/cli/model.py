@@ -17,7 +17,9 @@ app = typer.Typer(help="Look into a model; fetch the embedded one.", no_args_is_
 
 @app.command("inspect")
 def inspect(
-    model: Annotated[str | None, typer.Argument(help="Hub id or local folder; the embedded model where left out.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Hub id or local folder; the embedded model where left out.")
+    ] = None,
     as_json: output.Json = False,
     dtype: output.Dtype = "auto",
     device: output.Device = None,

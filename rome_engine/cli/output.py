@@ -19,7 +19,8 @@ from rome_engine.errors import StorageError
 Tick = Callable[[int, int], None]
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Hub id or local folder; the embedded model where left out.", metavar="M")
+    str | None,
+    typer.Option("--model", "-m", help="Hub id or local folder; the embedded model where left out.", metavar="M"),
 ]
 Dtype = Annotated[
     str, typer.Option(help="Type to load the weights in: auto (as the checkpoint says), float32, bfloat16, float16.")

@@ -20,12 +20,17 @@ from rome_engine.stats.provenance import DEFAULT_TOKENS
 
 def command(
     corpus: Annotated[
-        list[Path] | None, typer.Option(help="Text file to collect from. May be given several times. Without: show what is there.")
+        list[Path] | None,
+        typer.Option(help="Text file to collect from. May be given several times. Without: show what is there."),
     ] = None,
     model: output.Model = None,
-    layers: Annotated[str | None, typer.Option(help="Layers such as 8,12 or 4-8; the default edit's where left out.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers such as 8,12 or 4-8; the default edit's where left out.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = DEFAULT_TOKENS,
-    length: Annotated[int | None, typer.Option(help="Tokens of one sequence; 512, or the context where that is shorter.")] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens of one sequence; 512, or the context where that is shorter.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample of the corpus.")] = 0,
     as_json: output.Json = False,
     dtype: output.Dtype = "auto",

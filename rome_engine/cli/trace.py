@@ -28,7 +28,10 @@ def command(
     preset: Annotated[str | None, typer.Option(help="rome: exactly the procedure of Meng et al. 2022.")] = None,
     engine: Annotated[str, typer.Option(help="fast, or reference: one forward pass a cell.")] = "fast",
     bos: Annotated[
-        str, typer.Option(help="Document-start token: auto puts one before a subject that begins the prompt; always; never.")
+        str,
+        typer.Option(
+            help="Document-start token: auto puts one before a subject that begins the prompt; always; never."
+        ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 1,
     out: Annotated[Path | None, typer.Option(help="File to write: .html, .png, .svg, .pdf or .json.")] = None,
@@ -38,7 +41,7 @@ def command(
     revision: output.Revision = None,
     trust_remote_code: output.TrustRemoteCode = False,
 ) -> None:
-    """Trace a prompt: corrupt its subject with noise, restore one state after another, see which bring the answer back."""
+    """Trace a prompt: corrupt its subject with noise, restore states one by one, see which bring the answer back."""
     if out is not None:
         suffix_among(out, report.SUFFIXES)
         output.check_writable(out)

@@ -26,7 +26,8 @@ class Baseline:
     """One prompt's runs. `states[kind][layer]` has shape (1 + samples, tokens, d_model), the clean row first.
 
     `noise` (samples, subject tokens, d_embedding) is what was added to the embeddings, `embedded` what the first
-    block was given, `answer_id` the clean run's most probable next token, `probabilities` (1 + samples) its probability in each row.
+    block was given, `answer_id` the clean run's most probable next token, `probabilities` (1 + samples) its
+    probability in each row.
     """
 
     prompt: Prompt
@@ -95,10 +96,10 @@ def run_baseline(
     Raises TraceError where the noise never reached the embedding or a probability is not finite.
     """
     paths = {
-        kind: [
-            model.architecture.path(layer, part) for layer in range(model.n_layers)
-        ]
-        for kind, part in zip(KINDS, ("", model.architecture.mlp_output, model.architecture.attention_output), strict=True)
+        kind: [model.architecture.path(layer, part) for layer in range(model.n_layers)]
+        for kind, part in zip(
+            KINDS, ("", model.architecture.mlp_output, model.architecture.attention_output), strict=True
+        )
     }
     cache = DynamicCache()
     ids = corrupted_ids(model, prompt, noise.shape[0])
@@ -109,16 +110,21 @@ def run_baseline(
     ):
         model.module.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
     if embedding.calls != 1:
-        raise TraceError(f"the token embedding ran {embedding.calls} times in one forward pass: the noise cannot be placed")
+        raise TraceError(
+            f"the token embedding ran {embedding.calls} times in one forward pass: the noise cannot be placed"
+        )
     rows, tokens = ids.shape
     states = {
-        kind: [first_tensor(seen[path].output).reshape(rows, tokens, -1) for path in group] for kind, group in paths.items()
+        kind: [first_tensor(seen[path].output).reshape(rows, tokens, -1) for path in group]
+        for kind, group in paths.items()
     }
     logits = model.unembed(states["hidden"][-1][:, -1]).float()
     answer_id = int(logits[0].argmax())
     probabilities = logits.softmax(-1)[:, answer_id].cpu()
     if not bool(torch.isfinite(probabilities).all()):
-        raise TraceError("the model's probabilities are not finite on this prompt: load it in a wider type (--dtype float32)")
+        raise TraceError(
+            "the model's probabilities are not finite on this prompt: load it in a wider type (--dtype float32)"
+        )
     return Baseline(
         prompt=prompt,
         noise=noise,

@@ -17,19 +17,21 @@ from rome_engine.model.language_model import LanguageModel
 
 @dataclass(frozen=True)
 class Noise:
-    """How strong the noise is: an absolute σ, or a multiple of the embeddings' standard deviation over some subjects."""
+    """How strong the noise is: σ itself, or a multiple of the embeddings' standard deviation over some subjects."""
 
     sigma: float | None = None
     multiple: float | None = None
 
     @classmethod
     def parse(cls, text: str | float) -> Noise:
-        """"3s" is three standard deviations, "0.35" an absolute σ. Raises TraceError for anything else or not positive."""
+        """Of 3s, three standard deviations, or 0.35, σ itself. Raises TraceError for anything else, or not positive."""
         relative = isinstance(text, str) and text.strip().endswith("s")
         try:
             value = float(str(text).strip().removesuffix("s")) if relative else float(text)
         except ValueError as error:
-            raise TraceError(f"the noise {text!r} is neither a number such as 0.35 nor a multiple such as 3s") from error
+            raise TraceError(
+                f"the noise {text!r} is neither a number such as 0.35 nor a multiple such as 3s"
+            ) from error
         if not (np.isfinite(value) and value > 0):
             raise TraceError(f"the noise must be positive, not {text}")
         return cls(multiple=value) if relative else cls(sigma=value)
@@ -37,7 +39,7 @@ class Noise:
 
 @torch.no_grad()
 def embedding_std(model: LanguageModel, subjects: Sequence[str]) -> float:
-    """One pooled standard deviation over all embedding entries of the subjects, each tokenised alone (Meng et al. 2022).
+    """One pooled standard deviation over all embedding entries of subjects, each tokenised alone (Meng et al. 2022).
 
     It is that of the embedding module's output, so a model that scales its embeddings is seen as it works.
     """
@@ -52,9 +54,7 @@ def embedding_std(model: LanguageModel, subjects: Sequence[str]) -> float:
     return float(torch.cat(parts).std())
 
 
-def gaussian(
-    samples: int, length: int, width: int, sigma: float, seed: int
-) -> Float[Tensor, "samples length width"]:
-    """σ times standard normal noise, drawn by numpy's RandomState(seed) in this shape, as the original code draws it."""
+def gaussian(samples: int, length: int, width: int, sigma: float, seed: int) -> Float[Tensor, "samples length width"]:
+    """σ times standard normal noise, drawn by numpy's RandomState(seed) in this shape, as the original draws it."""
     draw = np.random.RandomState(seed).randn(samples, length, width)
     return torch.from_numpy(sigma * draw)

@@ -1,4 +1,4 @@
-"""What to patch, as data: cells, each a set of states to restore. Engines execute plans and know nothing of kinds or windows."""
+"""What to patch, as data: cells, each a set of states to restore. Engines know nothing of kinds or windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment: the patches made together in one corrupted run. `token` and `layer` say where its score belongs."""
+    """One experiment: the patches made together in one corrupted run. `token`, `layer`: where its score belongs."""
 
     token: int
     layer: int
@@ -38,7 +38,7 @@ class Plan:
 
 
 def window_layers(layer: int, window: int, layers: int) -> range:
-    """The layers restored together: [layer - ⌊w/2⌋, layer + ⌈w/2⌉ - 1], clipped at the ends (Meng et al. 2022, code)."""
+    """The layers restored together: [layer - ⌊w/2⌋, layer + ⌈w/2⌉ - 1], clipped (Meng et al. 2022, code)."""
     return range(max(0, layer - window // 2), min(layers, layer + (window + 1) // 2))
 
 

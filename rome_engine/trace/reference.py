@@ -1,4 +1,4 @@
-"""The reference engine: one forward pass of the whole batch a cell, with nothing clever. What the fast engine must agree with."""
+"""The reference engine: one forward pass of the whole batch a cell. What the fast engine must agree with."""
 
 from __future__ import annotations
 
@@ -43,13 +43,19 @@ def _score(model: LanguageModel, cell: Cell, baseline: Baseline) -> float:
         stack.enter_context(corruption(model, baseline.prompt, baseline.noise))
         hooks = [
             stack.enter_context(
-                Hook(model.output(patch.component, patch.layer), edit_output=_restore(patch, ids.shape), retain_output=False)
+                Hook(
+                    model.output(patch.component, patch.layer),
+                    edit_output=_restore(patch, ids.shape),
+                    retain_output=False,
+                )
             )
             for patch in cell.patches
         ]
         logits = model.module(input_ids=ids, use_cache=False).logits[1:, -1]
     if any(hook.calls != 1 for hook in hooks):
-        raise TraceError(f"a patch of cell {(cell.token, cell.layer)} did not run exactly once: the model's forward is not plain")
+        raise TraceError(
+            f"a patch of cell {(cell.token, cell.layer)} did not run exactly once: the model's forward is not plain"
+        )
     return float(logits.float().softmax(-1)[:, baseline.answer_id].double().mean())
 
 

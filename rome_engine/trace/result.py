@@ -21,9 +21,9 @@ class Trace:
     """The map of one prompt: how far restoring one state brings the answer back.
 
     `scores` has shape (tokens, layers) and holds the probability of `answer` at the last position, averaged over the
-    corrupted rows, with the state at that token and layer restored (Meng et al. 2022, section 2.1). `high` is that of the
-    clean run, `low` that of the corrupted run. `subject_range` is [begin, end) in tokens. `window` is the number of
-    layers restored together (1 for kind "hidden"). Nothing is clipped: effects are signed.
+    corrupted rows, with the state at that token and layer restored (Meng et al. 2022, section 2.1). `high` is that of
+    the clean run, `low` that of the corrupted run. `subject_range` is [begin, end) in tokens. `window` is the number
+    of layers restored together (1 for kind "hidden"). Nothing is clipped: effects are signed.
     """
 
     model: str
@@ -107,7 +107,9 @@ class Trace:
                 }
             )
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise TraceError(f"this is no trace: {error} (a trace file is written by `rome-engine trace --out`)") from error
+            raise TraceError(
+                f"this is no trace: {error} (a trace file is written by `rome-engine trace --out`)"
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:

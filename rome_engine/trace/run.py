@@ -15,7 +15,7 @@ from rome_engine.errors import TraceError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.tokens import BosPolicy
 from rome_engine.trace import reference, wavefront
-from rome_engine.trace.baseline import Baseline, run_baseline
+from rome_engine.trace.baseline import run_baseline
 from rome_engine.trace.corrupt import Noise, embedding_std, gaussian
 from rome_engine.trace.plan import plan_map
 from rome_engine.trace.result import Trace
@@ -46,13 +46,12 @@ def trace(
 ) -> Trace:
     """Causal trace of one prompt: which restored states bring the answer back (Meng et al. 2022, section 2.1).
 
-    prompt: plain text holding the subject once, or a template with `{}` in its place.
-    kind: "hidden" restores a block's output, "mlp" and "attn" that sublayer's output in `window` layers around each layer.
-    samples: corrupted rows. noise: "3s" is three standard deviations of the embeddings of `subjects` (by default a list that is
-    part of the package), a number is σ itself. seed: of numpy's RandomState. bos: see `tokens.tokenize`.
-    preset "rome": the original procedure: seed 1, no document-start token added.
-    engine: "fast" (exact shortcuts) or "reference" (one forward pass a cell).
-    progress(done, total) is called with numbers of cells.
+    prompt: plain text holding the subject once, or a template with `{}` in its place. kind: "hidden" restores a
+    block's output, "mlp" and "attn" that sublayer's output in `window` layers around each layer. samples: corrupted
+    rows. noise: "3s" is three standard deviations of the embeddings of `subjects` (by default a list that is part of
+    the package), a number is σ itself. seed: of numpy's RandomState. bos: see `tokens.tokenize`. preset "rome": the
+    original procedure: seed 1, no document-start token added. engine: "fast" (exact shortcuts) or "reference" (one
+    forward pass a cell). progress(done, total) is called with numbers of cells.
 
     Raises PromptError and its kinds, TraceError.
     """

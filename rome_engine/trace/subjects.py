@@ -1,4 +1,4 @@
-"""The subjects on which the noise level is measured when none are named: those of the facts that come with the package."""
+"""The subjects on which the noise level is measured when none are named: those of the package's own facts."""
 
 from __future__ import annotations
 

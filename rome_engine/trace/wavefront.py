@@ -1,11 +1,12 @@
 """The fast engine: exact shortcuts only (see the project's TRACING notes; Meng et al. 2022 for what is computed).
 
-A cell differs from the corrupted run only above its first patch and at or after its first patched token. So the layers are
-walked once per group of cells with the same first token; each new cell's rows join the batch at its first layer; cells whose
-patches so far are the same share their rows; what lies before the first token enters as the corrupted run's keys and values.
+A cell differs from the corrupted run only above its first patch and at or after its first patched token. So the
+layers are walked once per group of cells with the same first token; each new cell's rows join the batch at its first
+layer; cells whose patches so far are the same share their rows; what lies before the first token enters as the
+corrupted run's keys and values.
 
-A cell that restores the whole state of the first corrupted token makes that token clean for good (it sees nothing but clean
-tokens). Its group then starts one token later, with the clean run's keys and values before it.
+A cell that restores the whole state of the first corrupted token makes that token clean for good (it sees nothing but
+clean tokens). Its group then starts one token later, with the clean run's keys and values before it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ UNEMBED_ROWS = 256
 REPLAY_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 
-
 @torch.no_grad()
 def run(
     model: LanguageModel,
@@ -50,7 +50,8 @@ def run(
 ) -> NDArray[np.float64]:
     """The score of each cell: the answer's probability, averaged over the corrupted rows, shape (cells,).
 
-    Raises TraceError where a self-test fails: replayed rows that differ from the run they repeat, or a patch that did not fire.
+    Raises TraceError where a self-test fails: replayed rows that differ from the run they repeat, or a patch that did
+    not fire.
     """
     scores = np.full(len(cells), baseline.low)
     groups: dict[tuple[int, bool], list[tuple[int, Cell]]] = defaultdict(list)
@@ -75,10 +76,12 @@ def run(
 
 
 def _effective(cell: Cell, baseline: Baseline, layers: int) -> tuple[Patch, ...]:
-    """The patches that can reach the last token's top state: not those before the subject, nor beside the last token at the top."""
+    """The patches that can reach the last token's top state: not those before the subject, nor beside it at the top."""
     begin, last = baseline.subject[0], baseline.tokens - 1
     return tuple(
-        patch for patch in cell.patches if patch.position >= begin and (patch.layer < layers - 1 or patch.position == last)
+        patch
+        for patch in cell.patches
+        if patch.position >= begin and (patch.layer < layers - 1 or patch.position == last)
     )
 
 
@@ -160,7 +163,9 @@ class _Wave:
                 chunk = self.states[slot : slot + len(self.shown)]
                 chunk.copy_(self.replay.block(layer, chunk.flatten(0, 1)).view_as(chunk))
         if any(hook.calls != len(slots) for hook in hooks):
-            raise TraceError(f"a patch at layer {layer} did not run: the model's forward is not plain (try --engine reference)")
+            raise TraceError(
+                f"a patch at layer {layer} did not run: the model's forward is not plain (try --engine reference)"
+            )
         for slot, branch in enumerate(self.branches):
             self._restore_outputs(slot, branch)
 
@@ -184,7 +189,9 @@ class _Wave:
                 hooks = self._patched(stack, layer, inner, end)
                 self.states[slot, :, : end - self.start] = replay.block(layer, given)
             if any(hook.calls != 1 for hook in hooks):
-                raise TraceError(f"a patch at layer {layer} did not run: the model's forward is not plain (try --engine reference)")
+                raise TraceError(
+                    f"a patch at layer {layer} did not run: the model's forward is not plain (try --engine reference)"
+                )
         self._restore_outputs(slot, branch)
         self.branches.append(branch)
 
@@ -204,7 +211,9 @@ class _Wave:
         def restore(component: str) -> Callable[[Any, str | None], Any]:
             def edit(output: Any, _layer: str | None) -> Any:
                 tensor = first_tensor(output)
-                rows = tensor.view(len(self.shown), self.samples, -1, tensor.shape[-1])  # (branches, samples, tokens, d_model)
+                rows = tensor.view(
+                    len(self.shown), self.samples, -1, tensor.shape[-1]
+                )  # (branches, samples, tokens, d_model)
                 for slot, branch in enumerate(self.shown):
                     for patch in branch.now:
                         if patch.component == component:
@@ -226,7 +235,7 @@ class _Wave:
         """The answer's probability at the last position, averaged over each branch's rows."""
         tops = self.states[: len(self.branches), :, -1].flatten(0, 1)
         parts = []
-        for chunk in tops.split(UNEMBED_ROWS):
+        for chunk in torch.split(tops, UNEMBED_ROWS):
             logits = self.model.unembed(chunk).float()
             parts.append((logits[:, self.baseline.answer_id] - logits.logsumexp(-1)).double().exp())
         mean = torch.cat(parts).view(-1, self.samples).mean(-1)
@@ -240,8 +249,8 @@ class _Wave:
             error = float((self.replay.block(layer, given) - expected).abs().max() / expected.abs().max())
             if not error <= REPLAY_TOLERANCE.get(expected.dtype, 5e-2):
                 raise TraceError(
-                    f"replaying layer {layer} from token {self.start} differs from the full run by {error:.1e}: this model needs "
-                    "--engine reference"
+                    f"replaying layer {layer} from token {self.start} differs from the full run by {error:.1e}: "
+                    "this model needs --engine reference"
                 )
 
 

@@ -1,7 +1,7 @@
 """Corrections of the found architecture for families whose structure misleads the search, one small file each.
 
-A file names the config's `MODEL_TYPES` it is for and has `correct(architecture, config) -> Architecture`. What it returns is proven
-like any other proposal. None of the tested families needs one.
+A file names the config's `MODEL_TYPES` it is for and has `correct(architecture, config) -> Architecture`. What it
+returns is proven like any other proposal. None of the tested families needs one.
 """
 
 from __future__ import annotations
