@@ -7,36 +7,44 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 from rome_engine.cli.loading import load
-from rome_engine.edit import Edit
-from rome_engine.errors import PromptError
 
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="The prompt to continue.")],
+    prompt: options.Prompt,
     edit: Annotated[
         list[Path] | None,
-        typer.Option("--edit", "-e", help="Edit file to apply. May be given several times: they stack."),
+        typer.Option(
+            "--edit",
+            "-e",
+            metavar="FILE",
+            help="Edit to apply first, as `rome-engine edit --save` wrote it. Give it several times for several edits.",
+        ),
     ] = None,
-    model: output.Model = None,
-    top: Annotated[int, typer.Option(help="How many next tokens to show.")] = 5,
+    model: options.Model = None,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many of the likeliest next tokens to show.")] = 5,
     continue_: Annotated[
-        int, typer.Option("--continue", help="Also continue the prompt greedily by this many tokens.")
+        int,
+        typer.Option(
+            "--continue", metavar="N", min=0, help="Let the model also write on, by at most this many tokens."
+        ),
     ] = 0,
-    as_json: output.Json = False,
-    dtype: output.Dtype = "auto",
-    device: output.Device = None,
-    revision: output.Revision = None,
-    trust_remote_code: output.TrustRemoteCode = False,
+    as_json: options.Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """The most probable next tokens after a prompt, and its continuation."""
-    if top < 1:
-        raise PromptError(f"--top must be at least 1, not {top}")
-    if continue_ < 0:
-        raise PromptError(f"--continue must not be negative, not {continue_}")
+    """Show what a model says next, with edits or without."""
+    output.check_text(prompt)
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from rome_engine.edit import Edit
+
     edits = [Edit.load(path) for path in edit or []]
     loaded = load(model, dtype, device, revision, trust_remote_code)
     tokens = loaded.tokenize(prompt)
@@ -47,23 +55,19 @@ def command(
         best = probabilities.topk(min(top, probabilities.shape[-1]))
         written = loaded.text(loaded.generate([tokens], continue_)[0]) if continue_ else None
     rows = [
-        {"token": loaded.text([int(token)]), "id": int(token), "probability": float(value)}
-        for value, token in zip(best.values, best.indices, strict=True)
+        (loaded.text([token]), token, value)
+        for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
     if as_json:
-        record = {"model": loaded.name, "prompt": prompt, "edits": [str(path) for path in edit or []], "top": rows}
+        shown = [{"token": text, "id": token, "probability": value} for text, token, value in rows]
+        record = {"model": loaded.name, "prompt": prompt, "edits": [str(path) for path in edit or []], "top": shown}
         output.emit(record if written is None else {**record, "continuation": written})
         return
-    table = Table("next token", "p", title=f"{loaded.name}{' + ' + str(len(edits)) + ' edit(s)' if edits else ''}")
-    for row in rows:
-        table.add_row(repr(row["token"]), output.probability(float(str(row["probability"]))))
+    count = f" with {len(edits)} edit{'s' if len(edits) > 1 else ''}" if edits else ""
+    table = Table("next token", "probability", title=f"{loaded.name}{count}", title_justify="left")
+    for text, _, value in rows:
+        table.add_row(Text(repr(text)), output.probability(value))
     console = output.stdout()
     console.print(table)
     if written is not None:
-        console.print(f"[dim]{_escape(prompt)}[/]{_escape(written)}", highlight=False)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        console.print(Text.assemble((prompt, "dim"), written))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from math import exp
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table as Shown
 
-from rome_engine import report
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 from rome_engine.cli.loading import load
-from rome_engine.edit import Edit, edit_fact
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
-from rome_engine.model.language_model import LanguageModel
-from rome_engine.trace import KINDS, Trace, trace_kinds
+
+if TYPE_CHECKING:
+    from rome_engine import report
+    from rome_engine.edit import Edit
+    from rome_engine.model.language_model import LanguageModel
+    from rome_engine.trace import Trace
 
 FACT = Fact(
     prompt="{} is located in the city of",
@@ -40,11 +42,18 @@ WORDS = 30
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("rome-engine-demo.html"),
-    as_json: output.Json = False,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The report to write, an HTML page.")] = Path(
+        "rome-engine-demo.html"
+    ),
+    as_json: options.Json = False,
 ) -> None:
     """Trace, rewrite, check and undo one fact on the embedded model, and write one HTML report of it."""
     output.check_writable(out)
+
+    from rome_engine import report
+    from rome_engine.edit import edit_fact
+    from rome_engine.trace import KINDS, trace_kinds
+
     began = time.perf_counter()
     console = output.stderr() if as_json else output.stdout()
     model = load(None)
@@ -162,6 +171,8 @@ def _shown(title: str, rows: list[tuple[str | float, ...]]) -> Shown:
 def _sections(
     traces: list[Trace], edit: Edit, before: dict[str, Any], after: dict[str, Any], restored: bool, weights: str
 ) -> list[report.Section]:
+    from rome_engine import report
+
     layer, change = next(iter(edit.layers.items()))
     return [
         report.Maps("Where the fact is", traces),

@@ -2,55 +2,87 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 from rome_engine.cli.loading import load
-from rome_engine.edit import Edit, edit_fact, save_merged
-from rome_engine.errors import StorageError
 from rome_engine.facts import Fact
-from rome_engine.model.language_model import LanguageModel
-from rome_engine.stats import Corpus
+
+if TYPE_CHECKING:
+    from rome_engine.edit import Edit
+    from rome_engine.model.language_model import LanguageModel
 
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="The prompt; `{}` may mark the subject's place.")],
-    subject: Annotated[str, typer.Option("--subject", "-s", help="The words the fact is about, as in the prompt.")],
-    target: Annotated[str, typer.Option("--target", "-t", help="The answer the model shall give.")],
-    model: output.Model = None,
-    method: Annotated[str, typer.Option(help="r-rome, or rome as first published.")] = "r-rome",
-    layer: Annotated[int | None, typer.Option(help="Layer to edit; the model's default where left out.")] = None,
+    prompt: options.Prompt,
+    subject: options.Subject,
+    target: Annotated[
+        str, typer.Option("--target", "-t", metavar="WORDS", help="The answer that the model shall give instead.")
+    ],
+    model: options.Model = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="r-rome, or rome (as first published; it can damage a model).")
+    ] = "r-rome",
+    layer: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Layer to change, from 0. Without it: the model's default.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the texts that the edit is made to hold in.")
+    ] = 0,
     corpus: Annotated[
-        Path | None, typer.Option(help="Text file for the second moments, where the model has none yet.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Plain text to collect the statistics from, for a model that has none yet."),
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="Edit file to write (.safetensors).")] = None,
+    tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many tokens of --corpus to read.")
+    ] = options.TOKENS,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the edit, for `ask --edit` (.safetensors).")
+    ] = None,
     merged: Annotated[
-        Path | None, typer.Option(help="Folder to write the edited model to, for plain transformers.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write the edited model, for plain transformers.")
     ] = None,
-    as_json: output.Json = False,
-    dtype: output.Dtype = "auto",
-    device: output.Device = None,
-    revision: output.Revision = None,
-    trust_remote_code: output.TrustRemoteCode = False,
+    as_json: options.Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Rewrite a fact: make the model answer the prompt, and what asks the same, with the target."""
+    """Rewrite one fact: make the model answer a prompt, and what asks the same, with the target."""
+    output.check_text(prompt)
     fact = Fact.of(prompt, subject).with_target(target)
     output.check_writable(save)
-    if merged is not None and merged.exists() and (not merged.is_dir() or any(merged.iterdir())):
-        raise StorageError(f"{merged} exists already: choose another folder, or remove it first")
+    output.check_free(merged)
+
+    from rome_engine.edit import edit_fact, editor, save_merged
+    from rome_engine.edit.targets import new_target
+    from rome_engine.stats import Corpus, moments
+
+    chosen = editor(method)
+    text = None if corpus is None else Corpus(corpus)
     loaded = load(model, dtype, device, revision, trust_remote_code)
+    config = replace(chosen.default(loaded, layer), seed=seed)
+    new_target(loaded, fact)  # what cannot be edited is said before minutes are spent on statistics
+    with output.progress("collecting second moments") as tick:
+        found = moments(
+            loaded,
+            chosen.layers(config),
+            corpus=text,
+            tokens=tokens,
+            progress=lambda _message, share: tick(round(share * tokens), tokens),
+        )
     with output.progress("editing") as tick:
         edit = edit_fact(
             loaded,
             fact,
             method=method,
-            layer=layer,
-            corpus=None if corpus is None else Corpus(corpus),
+            moments=found,
+            config=config,
             progress=lambda step, total, _loss: tick(step, total),
         )
     record = describe(loaded, fact, edit)
@@ -99,6 +131,8 @@ def describe(model: LanguageModel, fact: Fact, edit: Edit) -> dict[str, Any]:
 
 
 def _show(record: dict[str, Any]) -> None:
+    from rich.table import Table
+
     console = output.stdout()
     table = Table("", "before", "after", title=f"{record['prompt']} …", title_justify="left")
     for side, name in (("old", record["old_target"]), ("new", record["target"])):
@@ -112,7 +146,6 @@ def _show(record: dict[str, Any]) -> None:
             highlight=False,
         )
     for name in ("edit_file", "merged"):
-        if record[name]:
-            output.stderr().print(f"written: {record[name]}", highlight=False, soft_wrap=True)
+        output.written(record[name])
     if not record["edit_file"] and not record["merged"]:
         output.stderr().print("nothing was kept: give --save EDIT.safetensors or --merged FOLDER", highlight=False)

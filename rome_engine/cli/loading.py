@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rome_engine.cli.output import progress, stderr
 from rome_engine.errors import ModelLoadError
-from rome_engine.model import embedded
-from rome_engine.model.language_model import LanguageModel
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+if TYPE_CHECKING:
+    from rome_engine.model.language_model import LanguageModel
 
 
 def load(
@@ -18,8 +19,11 @@ def load(
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """The model of the options. Raises ModelLoadError and its like."""
-    if dtype not in DTYPES:
-        raise ModelLoadError(f"there is no dtype {dtype!r}: choose {', '.join(DTYPES)}")
+    with stderr().status("loading the model"):
+        from rome_engine.model import embedded
+        from rome_engine.model.language_model import LanguageModel
+
+        _check_device(device)
     if (name is None or name.lower() in embedded.ALIASES) and not embedded.is_ready():
         fetch()
     with stderr().status("loading the model"):
@@ -30,5 +34,21 @@ def load(
 
 def fetch() -> None:
     """Fetch and convert the embedded model, once."""
+    from rome_engine.model import embedded
+
     with progress("fetching the embedded model (once)") as tick:
         embedded.ensure(lambda _message, share: tick(round(100 * share), 100))
+
+
+def _check_device(name: str | None) -> None:
+    if name is None:
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelLoadError(
+            f"the device {name!r} cannot be used ({reason[:120]}): leave --device out, or name another"
+        ) from error

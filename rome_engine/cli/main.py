@@ -1,6 +1,8 @@
 """The command line's entry: every error one line with its remedy, and the exit codes 0, 1 and 2.
 
 0: done. 1: interrupted, or an error that is this program's fault. 2: the input cannot be used as given.
+
+The commands import what they need when they run: torch takes seconds, which `--help` and a mistyped option do not.
 """
 
 from __future__ import annotations
@@ -9,23 +11,27 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any
 
-import click
 import typer
 
 import rome_engine
 from rome_engine.cli import ask, demo, edit, model, stats, trace
+from rome_engine.cli.options import FLAG
 from rome_engine.cli.output import complain
 from rome_engine.errors import RomeEngineError
 
 DEBUG = "ROME_ENGINE_DEBUG"
 
+# Typer's own errors, by way of the one it names: what lies under them has moved between its versions.
+_UsageError: Any = typer.BadParameter.__base__
+_TyperError: Any = _UsageError.__base__
+
 app = typer.Typer(
     name="rome-engine",
     help="Locate where a language model keeps a fact, rewrite it in the weights, and see what the rewrite did.",
     no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
+    add_completion=False,
     rich_markup_mode="rich",
 )
 app.command("trace")(trace.command)
@@ -44,46 +50,69 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(
+        False, "--version", metavar=FLAG, callback=_version, is_eager=True, help="Show the version and leave."
+    ),
 ) -> None:
     pass
 
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without a letter such as Δ shows a ? in its place
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     sys.exit(main())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     warnings.filterwarnings("ignore")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter("warning: %(message)s"))
     try:
-        result = app(args=arguments, standalone_mode=False)
+        _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return 0
+    except typer.Exit as error:
+        return error.exit_code
     except RomeEngineError as error:
         return complain(str(error), 2)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        return 2
-    except click.UsageError as error:
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message(), nl=False)
+            return 2
         command = error.ctx.command_path if error.ctx else "rome-engine"
         return complain(f"{error.format_message().rstrip('.')} (see {command} --help)", 2)
-    except click.ClickException as error:
+    except _TyperError as error:
         return complain(error.format_message(), 2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return complain("interrupted: the model and the files are as before", 1, "")
     except BrokenPipeError:
         # Whoever read our output has left; there is no one to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except MemoryError:
-        return complain("out of memory: try fewer --samples, a shorter prompt or a smaller model", 1)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
+        if _is_memory(error):
+            return complain("out of memory: try fewer --samples, a shorter prompt or a smaller model", 1)
         return complain(
             f"a mistake in rome-engine: {type(error).__name__}: {error} (set {DEBUG}=1 to see where, and report it)",
             1,
         )
+
+
+def _run(arguments: list[str]) -> None:
+    # Not by calling the app: that makes exit code 130 of Ctrl-C, and prints.
+    command = typer.main.get_command(app)
+    with command.make_context("rome-engine", list(arguments)) as context:
+        command.invoke(context)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out; PyTorch says so in ways of its own."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error))
+    )

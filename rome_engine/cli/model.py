@@ -6,27 +6,27 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 from rome_engine.cli.loading import fetch, load
-from rome_engine.model import embedded
 
-app = typer.Typer(help="Look into a model; fetch the embedded one.", no_args_is_help=True)
+app = typer.Typer(help="Look into a model, or fetch the one that is included.", no_args_is_help=True)
 
 
 @app.command("inspect")
 def inspect(
     model: Annotated[
-        str | None, typer.Argument(help="Hub id or local folder; the embedded model where left out.")
+        str | None, typer.Argument(metavar="[MODEL]", help="Hub id or folder. Without it: the model that is included.")
     ] = None,
-    as_json: output.Json = False,
-    dtype: output.Dtype = "auto",
-    device: output.Device = None,
-    revision: output.Revision = None,
-    trust_remote_code: output.TrustRemoteCode = False,
+    as_json: options.Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Show where a model's parts are, and the numerical proofs of it."""
+    from rich.table import Table
+
     loaded = load(model, dtype, device, revision, trust_remote_code)
     record = {
         "model": loaded.name,
@@ -52,8 +52,10 @@ def inspect(
 
 
 @app.command("fetch")
-def fetch_embedded(as_json: output.Json = False) -> None:
+def fetch_embedded(as_json: options.Json = False) -> None:
     """Fetch and convert the embedded model now, so that everything later works offline."""
+    from rome_engine.model import embedded
+
     if not embedded.is_ready():
         fetch()
     folder = embedded.ensure()

@@ -1,36 +1,22 @@
-"""What the commands share: results on stdout, all else on stderr; progress bars; options that many commands have."""
+"""What the commands share: results on stdout, all else on stderr, progress bars, and checks before any work."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rome_engine.errors import StorageError
+from rome_engine.errors import PromptError, StorageError
 
 Tick = Callable[[int, int], None]
-
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Hub id or local folder; the embedded model where left out.", metavar="M"),
-]
-Dtype = Annotated[
-    str, typer.Option(help="Type to load the weights in: auto (as the checkpoint says), float32, bfloat16, float16.")
-]
-Device = Annotated[str | None, typer.Option(help="Where to put the model, such as cuda or cpu.", metavar="D")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.", metavar="R")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that the model's authors ship. Only if you trust them.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
 
 
 def stdout() -> Console:
@@ -50,8 +36,8 @@ def complain(message: str, code: int, label: str = "error: ") -> int:
 
 
 def emit(record: dict[str, Any]) -> None:
-    """The command's one JSON object."""
-    sys.stdout.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+    """The command's one JSON object, in ASCII: whatever reads it can decode it."""
+    sys.stdout.write(json.dumps(_plain(record), allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -85,14 +71,39 @@ def progress(label: str) -> Iterator[Tick]:
         yield tick
 
 
+def check_text(prompt: str) -> None:
+    """Say before any work that a prompt is none. Raises PromptError."""
+    if not prompt.strip():
+        raise PromptError("the prompt is empty: give the text that the model shall continue")
+
+
 def check_writable(path: Path | None) -> None:
-    """Say before any work that an output's folder is missing. Raises StorageError."""
+    """Say before any work that an output cannot be written. Raises StorageError."""
     if path is None:
         return
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder; give a file's name")
     if not path.absolute().parent.is_dir():
         raise StorageError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise StorageError(f"cannot write {path}: you may not write in the folder {path.parent}; choose another one")
+
+
+def check_free(folder: Path | None) -> None:
+    """Say before any work that a folder to be made is in use. Raises StorageError."""
+    if folder is None:
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError(f"{folder} exists already: choose another folder, or remove it first")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise StorageError(f"cannot write {folder}: no folder can be made in {above}; choose another one")
+
+
+def written(path: Path | None) -> None:
+    """Tell on stderr where a result lies, if one was asked for."""
+    if path is not None:
+        stderr().print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def probability(value: float) -> str:

@@ -4,50 +4,69 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 from rome_engine.cli.loading import load
-from rome_engine.edit import editor
 from rome_engine.errors import StatisticsError
-from rome_engine.model.language_model import LanguageModel
-from rome_engine.stats import Corpus, SecondMoment, moments
-from rome_engine.stats.provenance import DEFAULT_TOKENS
+
+if TYPE_CHECKING:
+    from rome_engine.model.language_model import LanguageModel
+    from rome_engine.stats import SecondMoment
+
+LEFT_OUT = {True: "left out", False: "kept", None: "unknown"}
 
 
 def command(
     corpus: Annotated[
         list[Path] | None,
-        typer.Option(help="Text file to collect from. May be given several times. Without: show what is there."),
+        typer.Option(
+            metavar="FILE",
+            help="Plain text to collect from; give it several times for several files. "
+            "Without it: show the second moments that are there.",
+        ),
     ] = None,
-    model: output.Model = None,
+    model: options.Model = None,
     layers: Annotated[
-        str | None, typer.Option(help="Layers such as 8,12 or 4-8; the default edit's where left out.")
+        str | None,
+        typer.Option(metavar="LAYERS", help="Layers such as 8,12 or 4-8. Without it: the one that edits change."),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="How many tokens to read.")] = DEFAULT_TOKENS,
+    tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many tokens of the text to read.")
+    ] = options.TOKENS,
     length: Annotated[
-        int | None, typer.Option(help="Tokens of one sequence; 512, or the context where that is shorter.")
+        int | None,
+        typer.Option(
+            metavar="N", min=2, help="Tokens read at a time. Without it: 512, or what the model holds if that is less."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sample of the corpus.")] = 0,
-    as_json: output.Json = False,
-    dtype: output.Dtype = "auto",
-    device: output.Device = None,
-    revision: output.Revision = None,
-    trust_remote_code: output.TrustRemoteCode = False,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the sample of the text.")] = 0,
+    as_json: options.Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Collect the second moments that edits need, in one pass for all layers, or show those that are there."""
-    text = Corpus(*corpus) if corpus else None
+    """Collect the statistics that edits need.
+
+    Those are the second moments of what an MLP's last projection reads over ordinary text: collected once for a model,
+    in one pass for all layers, and kept in your cache.
+    """
     wanted = None if layers is None else parse_layers(layers)
+
+    from rich.table import Table
+
+    from rome_engine.stats import Corpus, moments
+
+    text = Corpus(*corpus) if corpus else None
     loaded = load(model, dtype, device, revision, trust_remote_code)
-    chosen = _default_layers(loaded) if wanted is None else wanted
     began = time.perf_counter()
     with output.progress("collecting second moments") as tick:
         found = moments(
             loaded,
-            chosen,
+            _default_layers(loaded) if wanted is None else wanted,
             corpus=text,
             tokens=tokens,
             length=length,
@@ -59,10 +78,12 @@ def command(
     if as_json:
         output.emit({"model": loaded.name, "seconds": seconds, "moments": rows})
         return
-    table = Table("layer", "keys", "size", "corpus", "position 0", title=f"second moments of {loaded.name}")
+    table = Table(
+        "layer", "keys", "size", "corpus", "position 0", title=f"second moments of {loaded.name}", title_justify="left"
+    )
     for row in rows:
-        left_out = {True: "left out", False: "kept", None: "unknown"}[row["first_token_left_out"]]
-        table.add_row(str(row["layer"]), f"{row['count']:,}", str(row["size"]), str(row["corpus"]), left_out)
+        cells = f"{row['count']:,}", str(row["size"]), str(row["corpus"]), LEFT_OUT[row["first_token_left_out"]]
+        table.add_row(str(row["layer"]), *cells)
     output.stdout().print(table)
 
 
@@ -78,6 +99,8 @@ def parse_layers(text: str) -> list[int]:
 
 
 def _default_layers(model: LanguageModel) -> list[int]:
+    from rome_engine.edit import editor
+
     method = editor("r-rome")
     return list(method.layers(method.default(model)))
 

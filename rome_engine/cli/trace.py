@@ -3,62 +3,92 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from rome_engine import report
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 from rome_engine.cli.loading import load
-from rome_engine.facts import template
-from rome_engine.files import suffix_among
-from rome_engine.trace import trace_kinds
+from rome_engine.facts import Fact
 
 
 def command(
-    prompt: Annotated[str, typer.Argument(help="The prompt; `{}` may mark the subject's place.")],
-    subject: Annotated[str, typer.Option("--subject", "-s", help="The words the fact is about, as in the prompt.")],
-    model: output.Model = None,
+    prompt: options.Prompt,
+    subject: options.Subject,
+    model: options.Model = None,
     kind: Annotated[
-        list[str] | None, typer.Option(help="State to restore: hidden, mlp or attn. May be given several times.")
+        list[Literal["hidden", "mlp", "attn"]] | None,
+        typer.Option(
+            metavar="KIND",
+            help="What to restore: hidden (all that a layer passes on), mlp or attn (what that part of a layer adds). "
+            "Give it several times for several maps.  [default: hidden]",
+        ),
     ] = None,
-    window: Annotated[int, typer.Option(help="Layers restored together, for mlp and attn.")] = 10,
-    samples: Annotated[int, typer.Option(help="Corrupted rows to average over.")] = 10,
-    noise: Annotated[str, typer.Option(help="3s: three standard deviations of the embeddings. 0.35: σ itself.")] = "3s",
-    preset: Annotated[str | None, typer.Option(help="rome: exactly the procedure of Meng et al. 2022.")] = None,
-    engine: Annotated[str, typer.Option(help="fast, or reference: one forward pass a cell.")] = "fast",
-    bos: Annotated[
+    window: Annotated[int, typer.Option(metavar="N", min=1, help="Layers restored together, for mlp and attn.")] = 10,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Noisy copies of the prompt to average over.")] = 10,
+    noise: Annotated[
         str,
         typer.Option(
-            help="Document-start token: auto puts one before a subject that begins the prompt; always; never."
+            metavar="LEVEL",
+            help="How strong the noise on the subject is: 3s is three times the spread of the model's embeddings, "
+            "0.35 the noise's standard deviation itself.",
+        ),
+    ] = "3s",
+    preset: Annotated[
+        Literal["rome"] | None, typer.Option(metavar="NAME", help="rome: exactly as in Meng et al. 2022.")
+    ] = None,
+    engine: Annotated[
+        Literal["fast", "reference"],
+        typer.Option(metavar="NAME", help="fast, or reference: slow and simple, to check the fast one with."),
+    ] = "fast",
+    bos: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(
+            metavar="WHEN",
+            help="Put a document-start token first: always, never, or auto (where the subject begins the prompt).",
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="File to write: .html, .png, .svg, .pdf or .json.")] = None,
-    as_json: output.Json = False,
-    dtype: output.Dtype = "auto",
-    device: output.Device = None,
-    revision: output.Revision = None,
-    trust_remote_code: output.TrustRemoteCode = False,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the noise.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write: .html (interactive), .png, .svg, .pdf or .json."),
+    ] = None,
+    as_json: options.Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Trace a prompt: corrupt its subject with noise, restore states one by one, see which bring the answer back."""
+    """Show which states of a model carry a fact.
+
+    The subject is blurred with noise, states are restored one at a time, and the map shows which of them bring the
+    answer back.
+    """
+    output.check_text(prompt)
+    Fact.of(prompt, subject)  # a subject that is not there is said before the model is loaded
+    output.check_writable(out)
+
+    from rome_engine import report
+    from rome_engine.files import suffix_among
+    from rome_engine.trace import trace_kinds
+    from rome_engine.trace.corrupt import Noise
+
+    Noise.parse(noise)
     if out is not None:
         suffix_among(out, report.SUFFIXES)
-        output.check_writable(out)
-    template(prompt, subject)  # a subject that is not there is said before the model is loaded
     loaded = load(model, dtype, device, revision, trust_remote_code)
     with output.progress("tracing") as tick:
         traces = trace_kinds(
             loaded,
             prompt,
             subject,
-            kinds=kind or ["hidden"],
+            kinds=list(dict.fromkeys(kind or ["hidden"])),
             window=window,
             samples=samples,
             noise=noise,
-            preset=preset,  # type: ignore[arg-type]
-            engine=engine,  # type: ignore[arg-type]
-            bos=bos,  # type: ignore[arg-type]
+            preset=preset,
+            engine=engine,
+            bos=bos,
             seed=seed,
             progress=tick,
         )
@@ -70,5 +100,4 @@ def command(
     else:
         for trace in traces:
             output.stdout().print(report.heat_map(trace))
-    if out is not None:
-        output.stderr().print(f"written: {out}", highlight=False)
+    output.written(out)

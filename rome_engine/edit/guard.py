@@ -44,7 +44,7 @@ class Guard:
         """Check how much of the wanted change arrives at the prompt itself."""
         if reach < self.min_reach:
             self._object(
-                f"{reach:.0%} of the change of layer {layer} reaches the prompt itself (limit {self.min_reach:.0%}): its "
+                f"{reach:.0%} of the change of layer {layer} reaches the prompt (limit {self.min_reach:.0%}): its "
                 "subject's key is unlike that in other contexts, as at the very start of a text; begin the prompt with "
                 "other words"
             )

@@ -33,8 +33,8 @@ from rome_engine.trace.plan import Cell, Patch
 
 Progress = Callable[[int, int], None]
 
-# Rows × tokens per block call and rows per unembedding: products this large run at full speed, and memory stays small.
-CHUNK_TOKENS = 4096
+# Rows × tokens per block call, and rows per unembedding: products this large run at full speed, memory stays small.
+CHUNK_TOKENS = 1024
 UNEMBED_ROWS = 256
 
 REPLAY_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}

@@ -1,0 +1,66 @@
+"""Options that many commands have, described for someone who uses them for the first time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+FLAG = ""  # shown in the place of a value, which a switch has none of
+TOKENS = 200_000  # as in rome_engine.stats, which takes seconds to import
+
+Prompt = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROMPT", help='Text that ends where the answer begins, such as "The Eiffel Tower is located in".'
+    ),
+]
+Subject = Annotated[
+    str,
+    typer.Option(
+        "--subject",
+        "-s",
+        metavar="WORDS",
+        help="Whom or what the fact is about, exactly as it stands in the prompt. "
+        "Where it stands there twice, write {} in the prompt in the place that is meant.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Hub id such as openai-community/gpt2, or a folder. Without it: the small model that is included.",
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object on stdout, everything else on stderr.")
+]
+
+_PANEL = "Loading the model"
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(
+        metavar="TYPE",
+        rich_help_panel=_PANEL,
+        help="Number type of the weights: float32, bfloat16, float16, or auto for what the checkpoint has.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", rich_help_panel=_PANEL, help="Where to compute, such as cuda. Without it: cpu."),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", rich_help_panel=_PANEL, help="Branch, tag or commit of a model on the Hub."),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        metavar=FLAG,
+        rich_help_panel=_PANEL,
+        help="Run code that comes with the model. Only if you trust its authors.",
+    ),
+]
