@@ -31,9 +31,7 @@ def command(
     layer: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Layer to change, from 0. Without it: the model's default.")
     ] = None,
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the texts that the edit is made to hold in.")
-    ] = 0,
+    seed: options.Seed = 0,
     corpus: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Plain text to collect the statistics from, for a model that has none yet."),
@@ -132,11 +130,12 @@ def describe(model: LanguageModel, fact: Fact, edit: Edit) -> dict[str, Any]:
 
 def _show(record: dict[str, Any]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     console = output.stdout()
-    table = Table("", "before", "after", title=f"{record['prompt']} …", title_justify="left")
+    table = Table("", "before", "after", title=Text(f"{record['prompt']} …"), title_justify="left")
     for side, name in (("old", record["old_target"]), ("new", record["target"])):
-        table.add_row(f"p({name})", *(output.probability(record[when][side]) for when in ("before", "after")))
+        table.add_row(Text(f"p({name})"), *(output.probability(record[when][side]) for when in ("before", "after")))
     console.print(table)
     for index, layer in enumerate(record["layers"]):
         share = record["delta_norm"][index] / record["weight_norm"][index]
@@ -148,4 +147,4 @@ def _show(record: dict[str, Any]) -> None:
     for name in ("edit_file", "merged"):
         output.written(record[name])
     if not record["edit_file"] and not record["merged"]:
-        output.stderr().print("nothing was kept: give --save EDIT.safetensors or --merged FOLDER", highlight=False)
+        output.stderr().print("nothing was kept: give --save FILE or --merged FOLDER", highlight=False)

@@ -17,7 +17,7 @@ import typer
 
 import rome_engine
 from rome_engine.cli import ask, demo, edit, model, stats, trace
-from rome_engine.cli.options import FLAG
+from rome_engine.cli.options import FLAG, Command, Group
 from rome_engine.cli.output import complain
 from rome_engine.errors import RomeEngineError
 
@@ -29,17 +29,18 @@ _TyperError: Any = _UsageError.__base__
 
 app = typer.Typer(
     name="rome-engine",
+    cls=Group,
     help="Locate where a language model keeps a fact, rewrite it in the weights, and see what the rewrite did.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
 )
-app.command("trace")(trace.command)
-app.command("edit")(edit.command)
-app.command("ask")(ask.command)
-app.command("stats")(stats.command)
+app.command("trace", cls=Command)(trace.command)
+app.command("edit", cls=Command)(edit.command)
+app.command("ask", cls=Command)(ask.command)
+app.command("stats", cls=Command)(stats.command)
 app.add_typer(model.app, name="model")
-app.command("demo")(demo.command)
+app.command("demo", cls=Command)(demo.command)
 
 
 def _version(value: bool) -> None:
@@ -83,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
             typer.echo(error.format_message(), nl=False)
             return 2
         command = error.ctx.command_path if error.ctx else "rome-engine"
-        return complain(f"{error.format_message().rstrip('.')} (see {command} --help)", 2)
+        said = error.format_message().replace("Value error, ", "").rstrip(".")
+        return complain(f"{said} (see {command} --help)", 2)
     except _TyperError as error:
         return complain(error.format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):

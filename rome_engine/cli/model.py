@@ -10,10 +10,10 @@ import typer
 from rome_engine.cli import options, output
 from rome_engine.cli.loading import fetch, load
 
-app = typer.Typer(help="Look into a model, or fetch the one that is included.", no_args_is_help=True)
+app = typer.Typer(cls=options.Group, help="Look into a model, or fetch the one that is included.", no_args_is_help=True)
 
 
-@app.command("inspect")
+@app.command("inspect", cls=options.Command)
 def inspect(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="Hub id or folder. Without it: the model that is included.")
@@ -51,7 +51,7 @@ def inspect(
     console.print(proofs)
 
 
-@app.command("fetch")
+@app.command("fetch", cls=options.Command)
 def fetch_embedded(as_json: options.Json = False) -> None:
     """Fetch and convert the embedded model now, so that everything later works offline."""
     from rome_engine.model import embedded

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 FLAG = ""  # shown in the place of a value, which a switch has none of
 TOKENS = 200_000  # as in rome_engine.stats, which takes seconds to import
+
+
+class Command(TyperCommand):
+    """A command whose help does not say that `--help` takes a value."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option `--help`."""
+        return _bare(super().get_help_option(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help does not say that `--help` takes a value."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option `--help`."""
+        return _bare(super().get_help_option(ctx))
+
+
+def _bare(option: Any) -> Any:
+    if option is not None:
+        option.metavar = FLAG
+    return option
+
+
+def _checked_seed(value: int) -> int:
+    if not 0 <= value < 2**32:
+        raise typer.BadParameter(f"a seed is between 0 and {2**32 - 1}, not {value}")
+    return value
+
 
 Prompt = Annotated[
     str,
@@ -34,6 +64,7 @@ Model = Annotated[
         help="Hub id such as openai-community/gpt2, or a folder. Without it: the small model that is included.",
     ),
 ]
+Seed = Annotated[int, typer.Option(metavar="N", callback=_checked_seed, help="Seed of what is drawn at random.")]
 Json = Annotated[
     bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object on stdout, everything else on stderr.")
 ]

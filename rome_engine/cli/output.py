@@ -100,7 +100,7 @@ def check_free(folder: Path | None) -> None:
         raise StorageError(f"cannot write {folder}: no folder can be made in {above}; choose another one")
 
 
-def written(path: Path | None) -> None:
+def written(path: Path | str | None) -> None:
     """Tell on stderr where a result lies, if one was asked for."""
     if path is not None:
         stderr().print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -42,7 +42,7 @@ def command(
             metavar="N", min=2, help="Tokens read at a time. Without it: 512, or what the model holds if that is less."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the sample of the text.")] = 0,
+    seed: options.Seed = 0,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
@@ -51,12 +51,12 @@ def command(
 ) -> None:
     """Collect the statistics that edits need.
 
-    Those are the second moments of what an MLP's last projection reads over ordinary text: collected once for a model,
-    in one pass for all layers, and kept in your cache.
+    They are second moments of MLP keys over ordinary text: collected once a model and layer, and kept in your cache.
     """
     wanted = None if layers is None else parse_layers(layers)
 
     from rich.table import Table
+    from rich.text import Text
 
     from rome_engine.stats import Corpus, moments
 
@@ -79,11 +79,17 @@ def command(
         output.emit({"model": loaded.name, "seconds": seconds, "moments": rows})
         return
     table = Table(
-        "layer", "keys", "size", "corpus", "position 0", title=f"second moments of {loaded.name}", title_justify="left"
+        "layer",
+        "keys",
+        "size",
+        "corpus",
+        "position 0",
+        title=Text(f"second moments of {loaded.name}"),
+        title_justify="left",
     )
     for row in rows:
-        cells = f"{row['count']:,}", str(row["size"]), str(row["corpus"]), LEFT_OUT[row["first_token_left_out"]]
-        table.add_row(str(row["layer"]), *cells)
+        left_out = LEFT_OUT[row["first_token_left_out"]]
+        table.add_row(str(row["layer"]), f"{row['count']:,}", str(row["size"]), Text(str(row["corpus"])), left_out)
     output.stdout().print(table)
 
 

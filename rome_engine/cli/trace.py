@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,12 +13,20 @@ from rome_engine.cli.loading import load
 from rome_engine.facts import Fact
 
 
+class Kind(StrEnum):
+    """What can be restored; a list of options takes no Literal."""
+
+    hidden = "hidden"
+    mlp = "mlp"
+    attn = "attn"
+
+
 def command(
     prompt: options.Prompt,
     subject: options.Subject,
     model: options.Model = None,
     kind: Annotated[
-        list[Literal["hidden", "mlp", "attn"]] | None,
+        list[Kind] | None,
         typer.Option(
             metavar="KIND",
             help="What to restore: hidden (all that a layer passes on), mlp or attn (what that part of a layer adds). "
@@ -48,7 +57,7 @@ def command(
             help="Put a document-start token first: always, never, or auto (where the subject begins the prompt).",
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the noise.")] = 1,
+    seed: options.Seed = 1,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File to write: .html (interactive), .png, .svg, .pdf or .json."),
@@ -59,10 +68,9 @@ def command(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Show which states of a model carry a fact.
+    """Show which states of a model carry the answer to a prompt.
 
-    The subject is blurred with noise, states are restored one at a time, and the map shows which of them bring the
-    answer back.
+    Its subject is blurred with noise, states are restored one by one, and the map shows which bring the answer back.
     """
     output.check_text(prompt)
     Fact.of(prompt, subject)  # a subject that is not there is said before the model is loaded
@@ -82,7 +90,7 @@ def command(
             loaded,
             prompt,
             subject,
-            kinds=list(dict.fromkeys(kind or ["hidden"])),
+            kinds=[str(one) for one in dict.fromkeys(kind or [Kind.hidden])],
             window=window,
             samples=samples,
             noise=noise,

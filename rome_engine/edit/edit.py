@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rome_engine.edit.files import write_whole
 from rome_engine.edit.provenance import Provenance
 from rome_engine.edit.stack import Handle, Stack, require_present
 from rome_engine.errors import EditError, EditFileError, StorageError, WrongWeightsError
+from rome_engine.files import write_whole
 from rome_engine.model.language_model import LanguageModel
 
 FORMAT = "rome_engine.edit/1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rome_engine.edit.edit import Edit
-from rome_engine.edit.files import folder_whole
+from rome_engine.files import folder_whole
 from rome_engine.model.language_model import LanguageModel
 
 

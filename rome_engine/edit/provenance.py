@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-import transformers
-
-import rome_engine
 from rome_engine.errors import EditFileError
 
 
@@ -55,13 +50,3 @@ class Provenance:
             return cls(**known)
         except (KeyError, TypeError) as error:
             raise EditFileError(f"its record of where it comes from is damaged ({error})") from error
-
-
-def versions() -> dict[str, str]:
-    """Of what took part in the numbers."""
-    return {
-        "rome_engine": rome_engine.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

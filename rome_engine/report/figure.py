@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rome_engine.errors import StorageError, TraceError
+from rome_engine.files import suffix_among, write_whole
 from rome_engine.report.colour import ramp
-from rome_engine.report.files import suffix_among, write_whole
 from rome_engine.report.reading import NAMES, labels, limits, number, too_small, visible
 from rome_engine.trace.result import Trace
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rome_engine.errors import StorageError, TraceError
+from rome_engine.files import write_whole
 from rome_engine.report.colour import ramp
-from rome_engine.report.files import write_whole
 from rome_engine.report.reading import (
     CAVEAT,
     MISSING,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rome_engine.errors import TraceError
+from rome_engine.files import suffix_among, write_whole
 from rome_engine.report.figure import FIGURE_SUFFIXES, save_figure
-from rome_engine.report.files import suffix_among, write_whole
 from rome_engine.report.page import finite, save_page, trace_page
 from rome_engine.trace.result import Trace
 

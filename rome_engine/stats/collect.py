@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +17,7 @@ from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats.corpus import Corpus, end_token, tokenizer_hash
 from rome_engine.stats.provenance import DEFAULT_LENGTH, DEFAULT_TOKENS, Provenance, Sampling
 from rome_engine.stats.second_moment import SecondMoment
+from rome_engine.versions import versions
 
 FIRST_TOKEN_OUTLIER = 2.0
 """Position 0 is left out where its key's norm is over this many times the others' median, or under 1 / this."""
@@ -171,16 +171,5 @@ def _provenance(model: LanguageModel, corpus: Corpus, sampling: Sampling) -> Pro
         first_token_left_out=False,
         model=model.name,
         corpus_name=corpus.name,
-        versions=_versions(),
+        versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
-
-
-def _versions() -> str:
-    return ", ".join(f"{name} {_version(name)}" for name in ("rome-engine", "torch", "transformers"))
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-import transformers
 
-import rome_engine
 from rome_engine.errors import TraceError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.tokens import BosPolicy
@@ -20,6 +17,7 @@ from rome_engine.trace.corrupt import Noise, embedding_std, gaussian
 from rome_engine.trace.plan import plan_map
 from rome_engine.trace.result import Trace
 from rome_engine.trace.subjects import default_subjects
+from rome_engine.versions import versions
 
 Engine = Literal["fast", "reference"]
 Preset = Literal["rome"]
@@ -117,10 +115,7 @@ def trace_kinds(
     shared = time.perf_counter() - began
 
     provenance = {
-        "rome_engine": rome_engine.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
+        **versions(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "threads": torch.get_num_threads(),

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rome_engine import files as edit_files
 from rome_engine.edit import Edit, save_merged
-from rome_engine.edit import files as edit_files
 from rome_engine.errors import EditFileError, StorageError, WrongWeightsError
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny

@@ -17,7 +17,7 @@ from rome_engine.edit.defaults import rome_default
 from rome_engine.edit.edit import Edit, LayerEdit, weight_sha256
 from rome_engine.edit.editor import check_layer
 from rome_engine.edit.guard import Guard, require_finite
-from rome_engine.edit.provenance import Provenance, versions
+from rome_engine.edit.provenance import Provenance
 from rome_engine.edit.solve import Update, rank_one
 from rome_engine.edit.stack import require_present
 from rome_engine.edit.targets import new_target
@@ -26,6 +26,7 @@ from rome_engine.errors import EditError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
+from rome_engine.versions import versions
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from rome_engine.errors import StorageError
-from rome_engine.report.files import suffix_among, write_whole
+from rome_engine.files import suffix_among, write_whole
 
 
 def test_content_arrives_and_nothing_else_is_left(tmp_path: Path) -> None:
