@@ -64,7 +64,8 @@ def command(
         output.emit(record if written is None else {**record, "continuation": written})
         return
     count = f" with {len(edits)} edit{'s' if len(edits) > 1 else ''}" if edits else ""
-    table = Table("next token", "probability", title=Text(f"{loaded.name}{count}"), title_justify="left")
+    output.heading(f"{loaded.name}{count}")
+    table = Table("next token", "probability")
     for text, _, value in rows:
         table.add_row(Text(repr(text)), output.probability(value))
     console = output.stdout()

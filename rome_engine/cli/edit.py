@@ -113,7 +113,7 @@ def describe(model: LanguageModel, fact: Fact, edit: Edit) -> dict[str, Any]:
         "model": model.name,
         "prompt": fact.text,
         "subject": fact.subject,
-        "old_target": model.text(old).strip(),
+        "old_target": model.text(old).strip() or model.text(old),
         "target": fact.target_new,
         "method": edit.provenance.method,
         "before": before,
@@ -133,7 +133,8 @@ def _show(record: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = output.stdout()
-    table = Table("", "before", "after", title=Text(f"{record['prompt']} …"), title_justify="left")
+    output.heading(f"{record['prompt']} …")
+    table = Table("", "before", "after")
     for side, name in (("old", record["old_target"]), ("new", record["target"])):
         table.add_row(Text(f"p({name})"), *(output.probability(record[when][side]) for when in ("before", "after")))
     console.print(table)

@@ -25,7 +25,7 @@ def inspect(
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Show where a model's parts are, and the numerical proofs of it."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     loaded = load(model, dtype, device, revision, trust_remote_code)
     record = {
@@ -38,17 +38,23 @@ def inspect(
     if as_json:
         output.emit(record)
         return
-    parts = Table("part", "found", title=f"{loaded.name} · {loaded.architecture.model_class}")
+    output.heading(f"{loaded.name} · {loaded.architecture.model_class}")
+    parts = Table("part", Column("found", overflow="fold"))
     for name, value in asdict(loaded.architecture).items():
-        shown = f"{value[0]} … {value[-1]}" if name == "blocks" else "none" if value is None else str(value)
-        parts.add_row(name.replace("_", " "), shown)
+        parts.add_row(name.replace("_", " "), f"{value[0]} … {value[-1]}" if name == "blocks" else _shown(value))
     parts.add_row("weights (sha256)", str(record["weights"]))
     proofs = Table("proof", "relative error", "allowed", "holds")
     for proof in loaded.proofs:
-        proofs.add_row(proof.claim, f"{proof.error:.1e}", f"{proof.tolerance:.0e}", "yes" if proof.holds else "NO")
+        proofs.add_row(proof.claim, f"{proof.error:.1e}", f"{proof.tolerance:.0e}", _shown(proof.holds))
     console = output.stdout()
     console.print(parts)
     console.print(proofs)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 @app.command("fetch", cls=options.Command)

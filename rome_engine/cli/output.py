@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from rome_engine.errors import PromptError, StorageError
 
@@ -27,6 +28,11 @@ def stdout() -> Console:
 def stderr() -> Console:
     """Where everything else goes."""
     return Console(file=sys.stderr)
+
+
+def heading(text: str) -> None:
+    """A line above a table; a table's own title would be broken at the table's width."""
+    stdout().print(Text(text, style="bold"))
 
 
 def complain(message: str, code: int, label: str = "error: ") -> int:

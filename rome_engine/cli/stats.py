@@ -78,15 +78,8 @@ def command(
     if as_json:
         output.emit({"model": loaded.name, "seconds": seconds, "moments": rows})
         return
-    table = Table(
-        "layer",
-        "keys",
-        "size",
-        "corpus",
-        "position 0",
-        title=Text(f"second moments of {loaded.name}"),
-        title_justify="left",
-    )
+    output.heading(f"second moments of {loaded.name}")
+    table = Table("layer", "keys", "size", "corpus", "position 0")
     for row in rows:
         left_out = LEFT_OUT[row["first_token_left_out"]]
         table.add_row(str(row["layer"]), f"{row['count']:,}", str(row["size"]), Text(str(row["corpus"])), left_out)

@@ -10,11 +10,12 @@ from torch import Tensor
 from rome_engine.edit import Edit, editor
 from rome_engine.edit.edit import LayerEdit, weight_sha256
 from rome_engine.edit.methods.rome import RomeConfig
-from rome_engine.edit.provenance import Provenance, versions
+from rome_engine.edit.provenance import Provenance
 from rome_engine.edit.value import Progress, ValueConfig
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
+from rome_engine.versions import versions
 
 FACT = Fact.of("You can find The Eiffel Tower in the city of", "The Eiffel Tower", target_new="Rome, the capital")
 AT_START = Fact.of("Rome is the capital of", "Rome", target_new="Italy")
