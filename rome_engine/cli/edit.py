@@ -57,6 +57,8 @@ def command(
     output.check_writable(save)
     output.check_free(merged)
 
+    from transformers.utils.logging import disable_progress_bar
+
     from rome_engine.edit import edit_fact, editor, save_merged
     from rome_engine.edit.targets import new_target
     from rome_engine.stats import Corpus, moments
@@ -87,7 +89,9 @@ def command(
     if save is not None:
         edit.save(save)
     if merged is not None:
-        save_merged(loaded, edit, merged)
+        with output.stderr().status("writing the edited model"):
+            disable_progress_bar()  # transformers' own, one line of noise a file
+            save_merged(loaded, edit, merged)
     record |= {"edit_file": None if save is None else str(save), "merged": None if merged is None else str(merged)}
     if as_json:
         output.emit(record)

@@ -43,7 +43,7 @@ app.add_typer(model.app, name="model")
 app.command("demo", cls=Command)(demo.command)
 
 
-def _version(value: bool) -> None:
+def _version(value: bool | None) -> None:
     if value:
         typer.echo(f"rome-engine {rome_engine.__version__}")
         raise typer.Exit
@@ -51,8 +51,8 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(
-        False, "--version", metavar=FLAG, callback=_version, is_eager=True, help="Show the version and leave."
+    version: bool | None = typer.Option(
+        None, "--version", metavar=FLAG, callback=_version, is_eager=True, help="Show the version and leave."
     ),
 ) -> None:
     pass

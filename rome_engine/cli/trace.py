@@ -30,7 +30,7 @@ def command(
         typer.Option(
             metavar="KIND",
             help="What to restore: hidden (all that a layer passes on), mlp or attn (what that part of a layer adds). "
-            "Give it several times for several maps.  [default: hidden]",
+            "Give it several times for several maps. Without it: hidden.",
         ),
     ] = None,
     window: Annotated[int, typer.Option(metavar="N", min=1, help="Layers restored together, for mlp and attn.")] = 10,

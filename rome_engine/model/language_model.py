@@ -183,7 +183,7 @@ class LanguageModel:
     def target_log_probability(self, prompt: Prompt, target: Sequence[int]) -> float:
         """Sum over the target's tokens of their log-probability after the prompt, teacher-forced, in nats."""
         ids = torch.tensor([[*prompt.input_ids, *target]], device=self.device)
-        self._check_length(ids.shape[1], prompt.text)
+        self._check_length(len(prompt.input_ids), prompt.text, len(target))
         logits = self.module(input_ids=ids[:, :-1], use_cache=False).logits[0, -len(target) :].float()
         chosen = torch.tensor(list(target), device=logits.device)[:, None]
         return float(logits.log_softmax(-1).gather(1, chosen).sum())
@@ -198,7 +198,7 @@ class LanguageModel:
         generation settings say of sampling and penalties does not count. The global random state is left alone.
         """
         longest = max(len(prompt.input_ids) for prompt in prompts)
-        self._check_length(longest + tokens, prompts[0].text)
+        self._check_length(longest, prompts[0].text, tokens)
         pad = self._pad_id()
         ids = [[pad] * (longest - len(prompt.input_ids)) + list(prompt.input_ids) for prompt in prompts]
         mask = [[0] * (longest - len(prompt.input_ids)) + [1] * len(prompt.input_ids) for prompt in prompts]
@@ -242,11 +242,12 @@ class LanguageModel:
         """Prompts of one length as a batch on the model's device."""
         return torch.tensor([prompt.input_ids for prompt in prompts], device=self.device)
 
-    def _check_length(self, length: int, text: str) -> None:
+    def _check_length(self, length: int, text: str, more: int = 0) -> None:
         context = self.architecture.context
-        if context is not None and length > context:
+        if context is not None and length + more > context:
+            added = f" and {more} are to follow" if more else ""
             raise PromptTooLongError(
-                f"the prompt {text[:40]!r}… has {length} tokens, the model's context holds {context}: shorten it"
+                f"the prompt {text[:40]!r}… has {length} tokens{added}, the model's context holds {context}: shorten it"
             )
 
     def _pad_id(self) -> int:

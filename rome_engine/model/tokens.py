@@ -113,6 +113,10 @@ def _after(tokenizer: Any, text: str, addition: str) -> list[int] | None:
 
 
 def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the text {text[:40]!r} is not valid Unicode: give it in UTF-8") from error
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError(
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets: load the model's fast tokenizer"

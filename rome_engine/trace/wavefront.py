@@ -236,8 +236,7 @@ class _Wave:
         tops = self.states[: len(self.branches), :, -1].flatten(0, 1)
         parts = []
         for chunk in torch.split(tops, UNEMBED_ROWS):
-            logits = self.model.unembed(chunk).float()
-            parts.append((logits[:, self.baseline.answer_id] - logits.logsumexp(-1)).double().exp())
+            parts.append(self.model.unembed(chunk).float().softmax(-1)[:, self.baseline.answer_id].double())
         mean = torch.cat(parts).view(-1, self.samples).mean(-1)
         return np.asarray(mean.cpu().numpy())
 

@@ -273,3 +273,8 @@ def test_the_target_of_a_model_with_metaspace_has_no_lone_space_token() -> None:
 def test_a_target_that_says_nothing_is_refused(tokenizer: Any, target: str) -> None:
     with pytest.raises(TargetError):
         continuation(tokenizer, EIFFEL, target)
+
+
+def test_text_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(PromptError, match="UTF-8"):
+        tokenize(tiny.tokenizer(), "caf\udcff is")

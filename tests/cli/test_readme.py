@@ -1,0 +1,49 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import rome_engine
+from tests.cli.conftest import Cli
+
+README = (Path(rome_engine.__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+LINES = [line.strip() for line in README.splitlines() if line.startswith("    rome-engine ")]
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_there_are_examples() -> None:
+    assert len(LINES) >= 4 and len(BLOCKS) == 1
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_line_is_understood(cli: Cli, line: str) -> None:
+    arguments = shlex.split(line, comments=True)[1:]
+    done = cli(*arguments, "--no-such-option")
+    assert done.code == 2 and "No such option: --no-such-option" in done.err
+    # Everything before the wrong option was read without a complaint, and nothing that is required is missing.
+    assert cli(*arguments, "--help").code == 0
+
+
+@pytest.mark.embedded
+def test_the_python_example(
+    cli: Cli, embedded_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[0], "README.md", "exec"), {"__name__": "readme"})
+    said = capsys.readouterr().out.splitlines()
+    numbers = [float(number) for number in re.findall(r"\d\.\d\d", said[0])]
+    assert said[0].startswith("p(Paris): clean ") and len(numbers) == 3
+    clean, corrupted, restored = numbers
+    assert corrupted < 0.1 < restored <= 1 and 0.1 < clean <= 1
+    assert said[1].strip().startswith("Rome")
+    # The command line reads what it saved, on the same model.
+    prompt = "The Eiffel Tower is located in the city of"
+    (edited,) = cli("ask", prompt, "--edit", "eiffel.safetensors", "--top", 1, "--json").record["top"]
+    assert edited["token"] == " Rome" and edited["probability"] > 0.95
+    (plain,) = cli("ask", prompt, "--model", "embedded", "--top", 1, "--json").record["top"]
+    assert plain["token"] == " Paris" and 0.68 < plain["probability"] < 0.72
