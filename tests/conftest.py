@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from rome_engine.model.language_model import LanguageModel
 
 # Before any test imports the package: modules that are already imported stay unchecked.
 install_import_hook("rome_engine", "beartype.beartype")
@@ -22,3 +26,11 @@ def embedded_folder() -> Path:
     from rome_engine.model import embedded
 
     return embedded.ensure()
+
+
+@pytest.fixture(scope="session")
+def embedded_model(embedded_folder: Path) -> LanguageModel:
+    """The embedded model, loaded once a session; tests leave it as it is."""
+    from rome_engine.model.language_model import LanguageModel
+
+    return LanguageModel.load(dtype="float32")

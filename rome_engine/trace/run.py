@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -19,8 +19,6 @@ from rome_engine.trace.result import Trace
 from rome_engine.trace.subjects import default_subjects
 from rome_engine.versions import versions
 
-Engine = Literal["fast", "reference"]
-Preset = Literal["rome"]
 Progress = Callable[[int, int], None]
 
 ENGINES = {"fast": wavefront.run, "reference": reference.run}
@@ -38,8 +36,8 @@ def trace(
     subjects: Sequence[str] | None = None,
     seed: int = 1,
     bos: BosPolicy = "auto",
-    preset: Preset | None = None,
-    engine: Engine = "fast",
+    preset: str | None = None,
+    engine: str = "fast",
     progress: Progress | None = None,
 ) -> Trace:
     """Causal trace of one prompt: which restored states bring the answer back (Meng et al. 2022, section 2.1).
@@ -82,8 +80,8 @@ def trace_kinds(
     subjects: Sequence[str] | None = None,
     seed: int = 1,
     bos: BosPolicy = "auto",
-    preset: Preset | None = None,
-    engine: Engine = "fast",
+    preset: str | None = None,
+    engine: str = "fast",
     progress: Progress | None = None,
 ) -> list[Trace]:
     """Several maps of one prompt from the same clean and corrupted run; see `trace`."""

@@ -37,9 +37,9 @@ def test_the_python_example(
     exec(compile(BLOCKS[0], "README.md", "exec"), {"__name__": "readme"})
     said = capsys.readouterr().out.splitlines()
     numbers = [float(number) for number in re.findall(r"\d\.\d\d", said[0])]
-    assert said[0].startswith("p(Paris): clean ") and len(numbers) == 3
+    assert said[0].strip().startswith("Paris: clean ") and len(numbers) == 3
     clean, corrupted, restored = numbers
-    assert corrupted < 0.1 < restored <= 1 and 0.1 < clean <= 1
+    assert corrupted < 0.1 < restored <= 1 and 0.68 < clean < 0.72
     assert said[1].strip().startswith("Rome")
     # The command line reads what it saved, on the same model.
     prompt = "The Eiffel Tower is located in the city of"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -17,13 +15,8 @@ FACT = Fact.of("The Eiffel Tower is located in the city of", "The Eiffel Tower",
 
 
 @pytest.fixture(scope="module")
-def model(embedded_folder: Path) -> LanguageModel:
-    return LanguageModel.load(str(embedded_folder), dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def edit(model: LanguageModel) -> Edit:
-    return edit_fact(model, FACT)
+def edit(embedded_model: LanguageModel) -> Edit:
+    return edit_fact(embedded_model, FACT)
 
 
 def probability(model: LanguageModel, prompt: str, answer: str) -> float:
@@ -32,17 +25,19 @@ def probability(model: LanguageModel, prompt: str, answer: str) -> float:
     )
 
 
-def test_the_default_edit_rewrites_the_fact_and_spares_its_neighbours(model: LanguageModel, edit: Edit) -> None:
-    before = state(model)
-    assert probability(model, FACT.text, "Paris") > 0.6
-    with edit.applied(model):
-        assert probability(model, FACT.text, "Rome") > 0.95
+def test_the_default_edit_rewrites_the_fact_and_spares_its_neighbours(
+    embedded_model: LanguageModel, edit: Edit
+) -> None:
+    before = state(embedded_model)
+    assert probability(embedded_model, FACT.text, "Paris") > 0.6
+    with edit.applied(embedded_model):
+        assert probability(embedded_model, FACT.text, "Rome") > 0.95
         for prompt in ("You can find The Eiffel Tower in", "To visit The Eiffel Tower, you have to travel to"):
-            assert probability(model, prompt, "Rome") > 2 * probability(model, prompt, "Paris") + 0.1
+            assert probability(embedded_model, prompt, "Rome") > 2 * probability(embedded_model, prompt, "Paris") + 0.1
         for prompt in ("The Louvre is located in the city of", "The capital of France is"):
-            logits = model.next_token_logits(model.tokenize(prompt))
-            assert int(logits.argmax()) == model.target_ids(prompt, "Paris")[0]
-    assert bit_equal(model, before)
+            logits = embedded_model.next_token_logits(embedded_model.tokenize(prompt))
+            assert int(logits.argmax()) == embedded_model.target_ids(prompt, "Paris")[0]
+    assert bit_equal(embedded_model, before)
 
 
 def test_the_default_edit_is_within_the_guards_limits(edit: Edit) -> None:
