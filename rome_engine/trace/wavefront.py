@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 # Rows × tokens per block call, and rows per unembedding: products this large run at full speed, memory stays small.
 CHUNK_TOKENS = 1024
-UNEMBED_ROWS = 256
+UNEMBED_ROWS = 128
 
 REPLAY_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 

@@ -25,7 +25,7 @@ def probability(model: LanguageModel, prompt: str, answer: str) -> float:
     )
 
 
-def test_the_default_edit_rewrites_the_fact_and_spares_its_neighbours(
+def test_the_default_edit_rewrites_the_fact_and_spares_neighbours(
     embedded_model: LanguageModel, edit: Edit
 ) -> None:
     before = state(embedded_model)
