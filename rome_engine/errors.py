@@ -44,6 +44,10 @@ class TraceError(RomeEngineError):
     """A trace that cannot be planned, or whose self-tests failed."""
 
 
+class NotReplayableError(TraceError):
+    """The fast engine's self-tests failed on this model: the reference engine is needed."""
+
+
 class StatisticsError(RomeEngineError):
     """Second moments that are missing, unreadable or not usable."""
 

@@ -154,7 +154,11 @@ def _tables(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[tup
         (one["prompt"], one["continuation"], other["continuation"])
         for one, other in zip(before["generations"], after["generations"], strict=True)
     ]
-    return {"The prompt and its paraphrases": asked, "Neighbours keep their answers": near, "Free generation": text}
+    return {
+        "The prompt and its paraphrases": asked,
+        "Neighbours: other landmarks, the same country": near,
+        "Free generation": text,
+    }
 
 
 def _shown(title: str, rows: list[tuple[str | float, ...]]) -> Shown:

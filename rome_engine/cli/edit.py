@@ -86,12 +86,12 @@ def command(
             progress=lambda step, total, _loss: tick(step, total),
         )
     record = describe(loaded, fact, edit)
-    if save is not None:
-        edit.save(save)
-    if merged is not None:
+    if merged is not None:  # the longer write first: where it fails nothing else has been written
         with output.stderr().status("writing the edited model"):
             disable_progress_bar()  # transformers' own, one line of noise a file
             save_merged(loaded, edit, merged)
+    if save is not None:
+        edit.save(save)
     record |= {"edit_file": None if save is None else str(save), "merged": None if merged is None else str(merged)}
     if as_json:
         output.emit(record)

@@ -115,7 +115,7 @@ def discover(model: nn.Module, run: Run) -> Architecture:
         sandwich=attention_output is not projection or mlp_output is not down,
         weight_layout="linear (d_model, d_mlp)" if isinstance(down, nn.Linear) else "conv1d (d_mlp, d_model)",
         softcap=float(softcap) if softcap else None,
-        logit_scale=float(getattr(text, "logit_scale", None) or 1.0),
+        logit_scale=_logit_scale(text, name),
         n_layers=len(blocks),
         d_model=d_model,
         d_mlp=_in_features(down),
@@ -210,7 +210,8 @@ def _outputs(
     A wrong proposal is caught by the proofs, so the search may stop at the first pair that fits.
     """
     state, result = calls[block].input, calls[block].output
-    assert state is not None and result is not None
+    if state is None or result is None:
+        raise UnsupportedModelError(f"the block {type(block).__name__} takes or gives no tensor")
     wide = [module for module in order if _shape_of(calls[module], d_model) and not list(module.children())]
     norms = [module for module in wide if not _is_projection(module) and calls[module].input is not None]
     for attention_output in (projection, *norms):
@@ -253,6 +254,16 @@ def _last(modules: list[nn.Module], name: str, what: str) -> nn.Module:
     if not modules:
         raise UnsupportedModelError(f"{name}: no {what} was found in its blocks")
     return modules[-1]
+
+
+def _logit_scale(text: Any, name: str) -> float:
+    scale = getattr(text, "logit_scale", None)
+    if scale is None:
+        return 1.0
+    try:
+        return float(scale)
+    except ValueError as error:
+        raise UnsupportedModelError(f"{name} scales its logits by {scale!r}, which is no number") from error
 
 
 def _kv_heads(text: Any) -> int | None:

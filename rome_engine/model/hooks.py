@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from rome_engine.errors import UnsupportedModelError
+
 EditOutput = Callable[[Any, str | None], Any]
 EditInput = Callable[[Any, str | None], Any]
 
@@ -160,7 +162,8 @@ def submodule(module: nn.Module, name: str) -> nn.Module:
 def first_tensor(output: Any) -> torch.Tensor:
     """The tensor of a module's output: transformers blocks return it bare (v5) or first in a tuple (older ones)."""
     value = output[0] if isinstance(output, (tuple, list)) else output
-    assert isinstance(value, torch.Tensor)
+    if not isinstance(value, torch.Tensor):
+        raise UnsupportedModelError(f"a module gave a {type(value).__name__} where its states were expected")
     return value
 
 

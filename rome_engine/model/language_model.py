@@ -183,7 +183,7 @@ class LanguageModel:
     def target_log_probability(self, prompt: Prompt, target: Sequence[int]) -> float:
         """Sum over the target's tokens of their log-probability after the prompt, teacher-forced, in nats."""
         ids = torch.tensor([[*prompt.input_ids, *target]], device=self.device)
-        self._check_length(len(prompt.input_ids), prompt.text, len(target))
+        self.check_length(prompt, len(target))
         logits = self.module(input_ids=ids[:, :-1], use_cache=False).logits[0, -len(target) :].float()
         chosen = torch.tensor(list(target), device=logits.device)[:, None]
         return float(logits.log_softmax(-1).gather(1, chosen).sum())
@@ -198,7 +198,7 @@ class LanguageModel:
         generation settings say of sampling and penalties does not count. The global random state is left alone.
         """
         longest = max(len(prompt.input_ids) for prompt in prompts)
-        self._check_length(longest, prompts[0].text, tokens)
+        self.check_length(max(prompts, key=lambda prompt: len(prompt.input_ids)), tokens)
         pad = self._pad_id()
         ids = [[pad] * (longest - len(prompt.input_ids)) + list(prompt.input_ids) for prompt in prompts]
         mask = [[0] * (longest - len(prompt.input_ids)) + [1] * len(prompt.input_ids) for prompt in prompts]
@@ -224,7 +224,7 @@ class LanguageModel:
     def tokenize(self, prompt: str, subject: str | None = None, bos: BosPolicy = "never") -> Prompt:
         """The tokens of a prompt and its subject's span: see `tokens.tokenize`. Raises PromptTooLongError besides."""
         found = tokens.tokenize(self.tokenizer, prompt, subject, bos)
-        self._check_length(len(found.input_ids), found.text)
+        self.check_length(found)
         return found
 
     def target_ids(self, prompt: str, target: str) -> tuple[int, ...]:
@@ -242,12 +242,14 @@ class LanguageModel:
         """Prompts of one length as a batch on the model's device."""
         return torch.tensor([prompt.input_ids for prompt in prompts], device=self.device)
 
-    def _check_length(self, length: int, text: str, more: int = 0) -> None:
-        context = self.architecture.context
+    def check_length(self, prompt: Prompt, more: int = 0) -> None:
+        """Raises PromptTooLongError where the prompt, with `more` tokens to follow, does not fit the context."""
+        context, length = self.architecture.context, len(prompt.input_ids)
         if context is not None and length + more > context:
             added = f" and {more} are to follow" if more else ""
             raise PromptTooLongError(
-                f"the prompt {text[:40]!r}… has {length} tokens{added}, the model's context holds {context}: shorten it"
+                f"the prompt {prompt.text[:40]!r}… has {length} tokens{added}, the model's context holds {context}: "
+                "shorten it"
             )
 
     def _pad_id(self) -> int:
@@ -269,6 +271,8 @@ class LanguageModel:
 
 
 def _digest(name: str, tensor: Tensor) -> str:
+    if tensor.device.type == "meta":
+        raise UnsupportedModelError(f"the weights {name} are offloaded and cannot be hashed: load without offload")
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(content.numpy().data)

@@ -31,6 +31,8 @@ def load_pretrained(
 
     is_embedded = name is None or name.lower() in embedded.ALIASES
     source = str(embedded.ensure()) if name is None or is_embedded else name
+    if source.startswith("~"):
+        source = str(Path(source).expanduser())
     _check_source(source)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _quiet(), explained(source):

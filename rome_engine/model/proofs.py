@@ -94,7 +94,7 @@ class _Run:
             attention, mlp, block = (seen[self.path(layer, part)] for part in parts)
             after = first_tensor(block.output)
             added = [first_tensor(part.output).reshape(after.shape).double() for part in (attention, mlp)]
-            summands = [block.input.double(), *added]
+            summands = [part.to(after.device) for part in (block.input.double(), *added)]
             size = min(float(part.abs().mean()) for part in added)
             rounding = ROUNDINGS * torch.finfo(after.dtype).eps * torch.stack(summands).abs().sum(0)
             difference = (torch.stack(summands).sum(0) - after).abs()

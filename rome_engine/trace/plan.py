@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rome_engine.errors import TraceError
 from rome_engine.trace.result import KINDS
+
+Progress = Callable[[int, int], None]
+"""Told how many cells are done, of how many."""
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +49,7 @@ def window_layers(layer: int, window: int, layers: int) -> range:
 def plan_map(kind: str, tokens: int, layers: int, window: int = 10) -> Plan:
     """One cell a token and layer: the block output there ("hidden"), or the MLP's or attention's in a window of layers.
 
-    Raises TraceError for an unknown kind or a window that is not between 1 and the number of layers.
+    Raises TraceError for an unknown kind or a window below 1; a window wider than the model is all of it.
     """
     if kind not in KINDS:
         raise TraceError(f"there is no kind {kind!r}: choose {', '.join(KINDS)}")

@@ -16,9 +16,7 @@ from rome_engine.model.hooks import Trace as Hook
 from rome_engine.model.hooks import first_tensor, with_first_tensor
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.trace.baseline import Baseline, corrupted_ids, corruption
-from rome_engine.trace.plan import Cell, Patch
-
-Progress = Callable[[int, int], None]
+from rome_engine.trace.plan import Cell, Patch, Progress
 
 
 @torch.no_grad()

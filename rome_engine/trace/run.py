@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from rome_engine.errors import TraceError
+from rome_engine.errors import NotReplayableError, TraceError
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.model.tokens import BosPolicy
+from rome_engine.model.tokens import BosPolicy, Prompt
 from rome_engine.trace import reference, wavefront
-from rome_engine.trace.baseline import run_baseline
+from rome_engine.trace.baseline import Baseline, run_baseline
 from rome_engine.trace.corrupt import Noise, embedding_std, gaussian
-from rome_engine.trace.plan import plan_map
+from rome_engine.trace.plan import Plan, Progress, plan_map
 from rome_engine.trace.result import Trace
 from rome_engine.trace.subjects import default_subjects
 from rome_engine.versions import versions
 
-Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
 
 ENGINES = {"fast": wavefront.run, "reference": reference.run}
 
@@ -85,33 +88,19 @@ def trace_kinds(
     progress: Progress | None = None,
 ) -> list[Trace]:
     """Several maps of one prompt from the same clean and corrupted run; see `trace`."""
-    if preset == "rome":
-        seed, bos = 1, "never"
-    elif preset is not None:
+    if preset not in (None, "rome"):
         raise TraceError(f"there is no preset {preset!r}: the only one is rome")
+    if preset == "rome" and (seed != 1 or bos == "always"):
+        raise TraceError("the preset rome has seed 1 and adds no document-start token: leave seed and bos out")
     if engine not in ENGINES:
         raise TraceError(f"there is no engine {engine!r}: choose {', '.join(ENGINES)}")
     if samples < 1:
         raise TraceError(f"a trace needs at least one corrupted sample, not {samples}")
     began = time.perf_counter()
-    tokens = model.tokenize(prompt, subject, bos)
-    assert tokens.subject_range is not None
-    begin, end = tokens.subject_range
+    tokens = model.tokenize(prompt, subject, "never" if preset == "rome" else bos)
     plans = [plan_map(kind, len(tokens.input_ids), model.n_layers, window) for kind in kinds]
-
-    level = Noise.parse(noise)
-    deviation = None
-    if level.sigma is None:
-        assert level.multiple is not None
-        names = default_subjects() if subjects is None else subjects
-        deviation = embedding_std(model, names)
-        sigma = level.multiple * deviation
-    else:
-        sigma = level.sigma
-    width = _embedding_width(model)
-    baseline = run_baseline(model, tokens, gaussian(samples, end - begin, width, sigma, seed), sigma)
-    shared = time.perf_counter() - began
-
+    sigma, measured = _sigma(model, noise, subjects)
+    baseline = _baseline(model, tokens, samples, sigma, seed)
     provenance = {
         **versions(),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -123,13 +112,14 @@ def trace_kinds(
         "bos_added": tokens.bos_added,
         "corruption": "gaussian noise added to the token embedding's output",
         "noise": str(noise),
-        "embedding_std": deviation,
-        "embedding_std_subjects": None if deviation is None else len(names),
+        **measured,
         "input_ids": list(tokens.input_ids),
         "answer_id": baseline.answer_id,
         "metric": "probability of the answer at the last position, mean over samples",
     }
-    traces, total, done = [], sum(len(plan.cells) for plan in plans), 0
+    shared = time.perf_counter() - began
+    traces: list[Trace] = []
+    total, done = sum(len(plan.cells) for plan in plans), 0
     for plan in plans:
         began = time.perf_counter()
 
@@ -137,7 +127,7 @@ def trace_kinds(
             if progress is not None:
                 progress(before + cells, total)
 
-        scores = ENGINES[engine](model, plan.cells, baseline, report)
+        scores, used = _scores(model, plan, baseline, engine, report)
         done += len(plan.cells)
         traces.append(
             Trace(
@@ -145,7 +135,7 @@ def trace_kinds(
                 prompt=tokens.text,
                 subject=subject,
                 tokens=tokens.tokens,
-                subject_range=(begin, end),
+                subject_range=baseline.subject,
                 answer=model.text([baseline.answer_id]),
                 high=baseline.high,
                 low=baseline.low,
@@ -154,15 +144,40 @@ def trace_kinds(
                 noise_sigma=sigma,
                 samples=samples,
                 seed=seed,
-                scores=scores.reshape(plan.tokens, plan.layers),
+                scores=scores,
                 seconds=shared + time.perf_counter() - began,
-                engine=engine,
+                engine=used,
                 provenance=provenance,
             )
         )
     return traces
 
 
-def _embedding_width(model: LanguageModel) -> int:
+def _sigma(model: LanguageModel, noise: str | float, subjects: Sequence[str] | None) -> tuple[float, dict[str, Any]]:
+    """σ, and how it was come by."""
+    level = Noise.parse(noise)
+    if level.multiple is None:
+        return float(level.sigma or 0.0), {"embedding_std": None, "embedding_std_subjects": None}
+    names = default_subjects() if subjects is None else subjects
+    deviation = embedding_std(model, names)
+    return level.multiple * deviation, {"embedding_std": deviation, "embedding_std_subjects": len(names)}
+
+
+def _baseline(model: LanguageModel, tokens: Prompt, samples: int, sigma: float, seed: int) -> Baseline:
     embedding: Any = model.embedding
-    return int(embedding.weight.shape[-1])
+    begin, end = tokens.subject_range or (0, 0)
+    noise = gaussian(samples, end - begin, int(embedding.weight.shape[-1]), sigma, seed)
+    return run_baseline(model, tokens, noise, sigma)
+
+
+def _scores(
+    model: LanguageModel, plan: Plan, baseline: Baseline, engine: str, progress: Progress
+) -> tuple[NDArray[np.float64], str]:
+    """The map, and the engine that made it: where the fast one's self-tests fail, the reference takes over."""
+    try:
+        scores = ENGINES[engine](model, plan.cells, baseline, progress)
+    except NotReplayableError as error:
+        log.warning("the fast engine cannot run this model (%s): tracing with the reference engine", error)
+        engine = "reference"
+        scores = ENGINES[engine](model, plan.cells, baseline, progress)
+    return scores.reshape(plan.tokens, plan.layers), engine

@@ -1,4 +1,4 @@
-"""The fast engine: exact shortcuts only (see the project's TRACING notes; Meng et al. 2022 for what is computed).
+"""The fast engine: exact shortcuts only (Meng et al. 2022 for what is computed).
 
 A cell differs from the corrupted run only above its first patch and at or after its first patched token. So the
 layers are walked once per group of cells with the same first token; each new cell's rows join the batch at its first
@@ -23,15 +23,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rome_engine.errors import TraceError
+from rome_engine.errors import NotReplayableError
 from rome_engine.model.hooks import Trace as Hook
 from rome_engine.model.hooks import first_tensor, with_first_tensor
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.replay import Replay
 from rome_engine.trace.baseline import Baseline
-from rome_engine.trace.plan import Cell, Patch
-
-Progress = Callable[[int, int], None]
+from rome_engine.trace.plan import Cell, Patch, Progress
 
 # Rows × tokens per block call, and rows per unembedding: products this large run at full speed, memory stays small.
 CHUNK_TOKENS = 1024
@@ -50,8 +48,8 @@ def run(
 ) -> NDArray[np.float64]:
     """The score of each cell: the answer's probability, averaged over the corrupted rows, shape (cells,).
 
-    Raises TraceError where a self-test fails: replayed rows that differ from the run they repeat, or a patch that did
-    not fire.
+    Raises NotReplayableError where a self-test fails: replayed rows that differ from the run they repeat, or a patch
+    that did not fire.
     """
     scores = np.full(len(cells), baseline.low)
     groups: dict[tuple[int, bool], list[tuple[int, Cell]]] = defaultdict(list)
@@ -163,9 +161,7 @@ class _Wave:
                 chunk = self.states[slot : slot + len(self.shown)]
                 chunk.copy_(self.replay.block(layer, chunk.flatten(0, 1)).view_as(chunk))
         if any(hook.calls != len(slots) for hook in hooks):
-            raise TraceError(
-                f"a patch at layer {layer} did not run: the model's forward is not plain (try --engine reference)"
-            )
+            raise NotReplayableError(f"a patch at layer {layer} did not run: the model's forward is not plain")
         for slot, branch in enumerate(self.branches):
             self._restore_outputs(slot, branch)
 
@@ -189,9 +185,7 @@ class _Wave:
                 hooks = self._patched(stack, layer, inner, end)
                 self.states[slot, :, : end - self.start] = replay.block(layer, given)
             if any(hook.calls != 1 for hook in hooks):
-                raise TraceError(
-                    f"a patch at layer {layer} did not run: the model's forward is not plain (try --engine reference)"
-                )
+                raise NotReplayableError(f"a patch at layer {layer} did not run: the model's forward is not plain")
         self._restore_outputs(slot, branch)
         self.branches.append(branch)
 
@@ -247,9 +241,8 @@ class _Wave:
             expected = self.baseline.states["hidden"][layer][1:, self.start :]
             error = float((self.replay.block(layer, given) - expected).abs().max() / expected.abs().max())
             if not error <= REPLAY_TOLERANCE.get(expected.dtype, 5e-2):
-                raise TraceError(
-                    f"replaying layer {layer} from token {self.start} differs from the full run by {error:.1e}: "
-                    "this model needs --engine reference"
+                raise NotReplayableError(
+                    f"replaying layer {layer} from token {self.start} differs from the full run by {error:.1e}"
                 )
 
 

@@ -87,6 +87,8 @@ BEFORE_LOADING = [
     ((*ASK, "--continue=-1"), ("--continue", "greater than or equal to 0")),
     ((*ASK, "--edit", "none.safetensors"), ("no edit file none.safetensors", "check the path")),
     ((*STATS, "--layers", "last"), ("'last'", "such as 8,12 or 4-8")),
+    ((*STATS, "--layers", "²"), ("'²'", "such as 8,12 or 4-8")),
+    ((*STATS, "--layers", "0-9999999999"), ("'0-9999999999'", "such as 8,12 or 4-8")),
     ((*STATS, "--tokens", "0"), ("--tokens", "greater than or equal to 1")),
     ((*STATS, "--length", "1"), ("--length", "greater than or equal to 2")),
     ((*STATS, "--corpus", "none.txt"), ("no corpus none.txt",)),
@@ -230,6 +232,9 @@ def test_a_prompt_longer_than_the_context(cli: Cli, neox: Path, here: Path) -> N
     for command in (("trace", long, "-s", SUBJECT), ("edit", long, "-s", SUBJECT, "-t", "Rome"), ("ask", long)):
         refused(cli(*command, "-m", neox), "the model's context holds 128", "shorten it")
     refused(cli(*ASK, "-m", neox, "--continue", tiny.CONTEXT), "the model's context holds 128")
+    tokens = len(tiny.tokenizer()(EDIT[1])["input_ids"])
+    full = f"{EDIT[1]}{' word' * (tiny.CONTEXT - tokens)}"  # at least the context, and the target comes on top
+    refused(cli("edit", full, *EDIT[2:], "-m", neox), "the model's context holds 128")
 
 
 def test_no_second_moments_and_no_corpus(

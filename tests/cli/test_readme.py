@@ -47,3 +47,10 @@ def test_the_python_example(
     assert edited["token"] == " Rome" and edited["probability"] > 0.95
     (plain,) = cli("ask", prompt, "--model", "embedded", "--top", 1, "--json").record["top"]
     assert plain["token"] == " Paris" and 0.68 < plain["probability"] < 0.72
+
+
+def test_every_file_that_the_readme_links_to_is_there() -> None:
+    root = Path(rome_engine.__file__).resolve().parent.parent
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (root / link).exists()] == []

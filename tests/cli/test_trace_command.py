@@ -48,7 +48,9 @@ def test_every_option_reaches_the_trace(cli: Cli, neox: Path) -> None:
 def test_the_preset_decides_seed_and_document_start(cli: Cli, neox: Path) -> None:
     common = ("trace", f"{SUBJECT} is in", "-s", SUBJECT, "-m", neox, "--samples", 2, "--json")
     plain = cli(*common, "--seed", 9).record
-    preset = cli(*common, "--seed", 9, "--preset", "rome").record
+    preset = cli(*common, "--preset", "rome").record
+    conflict = cli(*common, "--seed", 9, "--preset", "rome")
+    assert conflict.code == 2 and "leave seed and bos out" in conflict.err
     assert plain["tokens"][0] == "<s>" and plain["seed"] == 9
     assert preset["tokens"][0] == "The" and preset["seed"] == 1 and preset["provenance"]["preset"] == "rome"
 

@@ -25,9 +25,7 @@ def probability(model: LanguageModel, prompt: str, answer: str) -> float:
     )
 
 
-def test_the_default_edit_rewrites_the_fact_and_spares_neighbours(
-    embedded_model: LanguageModel, edit: Edit
-) -> None:
+def test_the_default_edit_rewrites_the_fact_and_spares_neighbours(embedded_model: LanguageModel, edit: Edit) -> None:
     before = state(embedded_model)
     assert probability(embedded_model, FACT.text, "Paris") > 0.6
     with edit.applied(embedded_model):

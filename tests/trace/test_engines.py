@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rome_engine.errors import TraceError
+from rome_engine.errors import NotReplayableError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.trace import KINDS, reference, wavefront
 from rome_engine.trace.baseline import Baseline, run_baseline
@@ -151,8 +151,20 @@ def test_a_replay_that_is_not_the_run_is_noticed() -> None:
     runs = baseline(model, *MIDDLE)
     plan = plan_map("mlp", runs.tokens, model.n_layers, 2)
     model.weight(0).mul_(1.01)  # the baseline is now another model's
-    with pytest.raises(TraceError, match="reference"):
+    with pytest.raises(NotReplayableError, match="differs"):
         wavefront.run(model, plan.cells, runs)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_patching_a_run_with_its_own_values_changes_nothing(family: str) -> None:
+    model = tiny.shared(family)
+    prompt = model.tokenize(*MIDDLE)
+    begin, end = prompt.subject_range or (0, 0)
+    width: Any = model.embedding
+    runs = run_baseline(model, prompt, gaussian(2, end - begin, width.weight.shape[1], 0.0, seed=1), 0.0)
+    for kind in KINDS:
+        for engine in (wavefront, reference):
+            np.testing.assert_allclose(scores(engine, model, runs, kind), runs.high, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rome_engine.errors import AmbiguousSubjectError, SubjectNotFoundError, TraceError
-from rome_engine.trace import Trace, trace, trace_kinds
+from rome_engine.trace import Trace, trace, trace_kinds, wavefront
 from tests import tiny
 
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
@@ -74,6 +75,8 @@ def test_a_template_settles_which_occurrence_is_meant() -> None:
         ({"kind": "heads"}, TraceError),
         ({"engine": "magic"}, TraceError),
         ({"preset": "memit"}, TraceError),
+        ({"preset": "rome", "seed": 2}, TraceError),
+        ({"preset": "rome", "bos": "always"}, TraceError),
         ({"samples": 0}, TraceError),
         ({"noise": "loud"}, TraceError),
         ({"window": 0, "kind": "mlp"}, TraceError),
@@ -109,3 +112,15 @@ def test_the_tidy_table_has_a_row_a_cell() -> None:
     rows = found.rows()
     assert len(rows) == found.scores.size
     assert {row["role"] for row in rows} == {"before", "subject", "after"}
+
+
+def test_where_the_fast_engine_cannot_run_the_reference_does_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny.shared("llama")
+    slow = trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, engine="reference")
+    # A self-test that nothing passes stands for a model whose blocks cannot be replayed.
+    monkeypatch.setattr(wavefront, "REPLAY_TOLERANCE", {torch.float32: -1.0})
+    found = trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, engine="fast")
+    assert found.engine == "reference" and "reference engine" in caplog.text
+    np.testing.assert_array_equal(found.scores, slow.scores)
