@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,13 +35,13 @@ def test_the_python_example(
     cli: Cli, embedded_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[0], "README.md", "exec"), {"__name__": "readme"})
-    said = capsys.readouterr().out.splitlines()
-    numbers = [float(number) for number in re.findall(r"\d\.\d\d", said[0])]
-    assert said[0].strip().startswith("Paris: clean ") and len(numbers) == 3
-    clean, corrupted, restored = numbers
-    assert corrupted < 0.1 < restored <= 1 and 0.68 < clean < 0.72
-    assert said[1].strip().startswith("Rome")
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    effects, text = capsys.readouterr().out.split("]")
+    numbers = [float(number) for number in effects.strip(" [\n").split()]
+    assert len(numbers) == 10 and max(numbers) > 0.7 and 0.3 < numbers[2] < 0.5  # " of" at the end, and "iffel"
+    assert text.strip().startswith("Rome")
+    names["edit"].save("eiffel.safetensors")
     # The command line reads what it saved, on the same model.
     prompt = "The Eiffel Tower is located in the city of"
     (edited,) = cli("ask", prompt, "--edit", "eiffel.safetensors", "--top", 1, "--json").record["top"]
