@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What the settings of R-ROME do on the embedded model: three landmarks moved, all other known facts watched.
+"""What the settings of R-ROME do on the embedded model: three landmarks moved, 33 other known facts watched.
 
 A row a setting and fact: the new answer's probability on the prompt and two paraphrases, ‖Δ‖/‖W‖, steps, seconds, and
-the facts of data/facts.json whose most probable answer is lost.
+the watched facts, the first ones of five relations of data/facts.json, whose most probable answer is lost.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rome_engine.stats import moments
 
 PARAPHRASES = ("You can find {} in", "To visit {}, you have to travel to")
 MOVES = (("The Eiffel Tower", "Rome"), ("The Acropolis", "London"), ("The Hagia Sophia", "Madrid"))
+WATCHED = {"landmark-city": 10, "capital": 15, "landmark-country": 4, "language": 2, "continent": 3}
 SETTINGS = ("12,0.5,0.5,4", "12,0.8,0.1,4", "12,0.8,0.1,2", "12,1.2,0.1,2", "8,1.2,0.1,2")
 
 
@@ -36,7 +37,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = LanguageModel.load()
-    known = [Fact.from_dict(record) for record in json.loads(data_file("facts.json").read_text(encoding="utf-8"))]
+    known = watched()
     method = editor("r-rome")
     for setting in options.settings:
         layer, rate, decay, clamp = (float(part) for part in setting.split(","))
@@ -50,6 +51,16 @@ def main() -> int:
                 setting, subject, f"{time.perf_counter() - began:.1f} s", describe(model, edit, fact, known), flush=True
             )
     return 0
+
+
+def watched() -> list[Fact]:
+    """The first facts of each watched relation."""
+    facts = [Fact.from_dict(record) for record in json.loads(data_file("facts.json").read_text(encoding="utf-8"))]
+    return [
+        fact
+        for relation, count in WATCHED.items()
+        for fact in [fact for fact in facts if fact.relation == relation][:count]
+    ]
 
 
 def describe(model: LanguageModel, edit: Edit, fact: Fact, known: Sequence[Fact]) -> str:

@@ -40,6 +40,10 @@ class PromptTooLongError(PromptError):
     """The prompt has more tokens than the model's context."""
 
 
+class ActivationError(RomeEngineError):
+    """An activation or a head that the model does not have, or a patch that does not fit it."""
+
+
 class TraceError(RomeEngineError):
     """A trace that cannot be planned, or whose self-tests failed."""
 

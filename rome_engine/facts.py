@@ -17,7 +17,8 @@ class Fact:
 
     `prompt` holds `{}` exactly once, where the subject stands. Targets are given without a leading space. `foil` is a
     wrong answer to compare with, `paraphrases` ask the same, `neighbourhood` asks the same of other subjects, and
-    `generation` are openings for free text about the subject.
+    `generation` are openings for free text about the subject. `counterfactual` is a subject of as many tokens for which
+    the answer is another one.
 
     Raises PromptError for a template without exactly one `{}` or an empty subject.
     """
@@ -30,6 +31,7 @@ class Fact:
     paraphrases: tuple[str, ...] = ()
     neighbourhood: tuple[str, ...] = ()
     generation: tuple[str, ...] = ()
+    counterfactual: str | None = None
     relation: str | None = None
     id: str | None = None
 

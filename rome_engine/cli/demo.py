@@ -52,7 +52,7 @@ def command(
 
     from rome_engine import report
     from rome_engine.edit import edit_fact
-    from rome_engine.trace import KINDS, trace_kinds
+    from rome_engine.trace import CLASSIC, Settings, trace_maps
 
     began = time.perf_counter()
     console = output.stderr() if as_json else output.stdout()
@@ -61,7 +61,8 @@ def command(
 
     console.rule("1 · locate")
     with output.progress("tracing") as tick:
-        traces = trace_kinds(model, FACT.prompt, FACT.subject, kinds=KINDS, preset="rome", progress=tick)
+        settings = Settings(kinds=CLASSIC, preset="rome")
+        traces = trace_maps(model, FACT.prompt, FACT.subject, settings, progress=tick)
     for trace in traces:
         console.print(report.heat_map(trace))
 

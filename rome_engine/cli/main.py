@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 import rome_engine
-from rome_engine.cli import ask, demo, edit, model, stats, trace
+from rome_engine.cli import activations, ask, attribute, demo, edit, lens, model, screen, stats, trace, trace_facts
 from rome_engine.cli.options import FLAG, Command, Group
 from rome_engine.cli.output import complain
 from rome_engine.errors import RomeEngineError
@@ -36,6 +36,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("trace", cls=Command)(trace.command)
+app.command("trace-facts", cls=Command)(trace_facts.command)
+app.command("lens", cls=Command)(lens.command)
+app.command("attribute", cls=Command)(attribute.command)
+app.command("screen", cls=Command)(screen.command)
+app.command("activations", cls=Command)(activations.command)
 app.command("edit", cls=Command)(edit.command)
 app.command("ask", cls=Command)(ask.command)
 app.command("stats", cls=Command)(stats.command)

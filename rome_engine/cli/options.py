@@ -65,6 +65,12 @@ Model = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", callback=_checked_seed, help="Seed of what is drawn at random.")]
+Bos = Annotated[
+    Literal["always", "never"],
+    typer.Option(
+        metavar="WHEN", help="Put a document-start token first where the tokenizer does not: always or never."
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object on stdout, everything else on stderr.")
 ]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from rome_engine.errors import PromptError, StorageError
+from rome_engine.errors import PromptError, StorageError, TargetError
 
 Tick = Callable[[int, int], None]
 
@@ -81,6 +81,12 @@ def check_text(prompt: str) -> None:
     """Say before any work that a prompt is none. Raises PromptError."""
     if not prompt.strip():
         raise PromptError("the prompt is empty: give the text that the model shall continue")
+
+
+def check_answer(answer: str) -> None:
+    """Say before any work that an answer is none. Raises TargetError."""
+    if not answer.strip():
+        raise TargetError("the answer is empty: give the text that the model might say next")
 
 
 def check_writable(path: Path | None) -> None:

@@ -2,65 +2,49 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from rome_engine.cli import options, output
+from rome_engine.cli import options, output, tracing
 from rome_engine.cli.loading import load
 from rome_engine.facts import Fact
-
-
-class Kind(StrEnum):
-    """What can be restored; a list of options takes no Literal."""
-
-    hidden = "hidden"
-    mlp = "mlp"
-    attn = "attn"
 
 
 def command(
     prompt: options.Prompt,
     subject: options.Subject,
     model: options.Model = None,
-    kind: Annotated[
-        list[Kind] | None,
-        typer.Option(
-            metavar="KIND",
-            help="What to restore: hidden (all that a layer passes on), mlp or attn (what that part of a layer adds). "
-            "Give it several times for several maps. Without it: hidden.",
-        ),
-    ] = None,
-    window: Annotated[int, typer.Option(metavar="N", min=1, help="Layers restored together, for mlp and attn.")] = 10,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Noisy copies of the prompt to average over.")] = 10,
-    noise: Annotated[
-        str,
-        typer.Option(
-            metavar="LEVEL",
-            help="How strong the noise on the subject is: 3s is three times the spread of the model's embeddings, "
-            "0.35 the noise's standard deviation itself.",
-        ),
-    ] = "3s",
+    kind: tracing.Kinds = None,
+    window: tracing.Windows = None,
+    samples: tracing.Samples = 10,
+    noise: tracing.Noise = None,
+    direction: tracing.Direction = "restore",
+    sever: tracing.Sever = None,
+    tokens: tracing.Tokens = "all",
+    answer: tracing.Answer = None,
+    foil: tracing.Foil = None,
+    metric: tracing.ShownMetric = "probability",
     preset: Annotated[
-        Literal["rome"] | None, typer.Option(metavar="NAME", help="rome: exactly as in Meng et al. 2022.")
-    ] = None,
-    engine: Annotated[
-        Literal["fast", "reference"],
-        typer.Option(metavar="NAME", help="fast, or reference: slow and simple, to check the fast one with."),
-    ] = "fast",
-    bos: Annotated[
-        Literal["auto", "always", "never"],
+        Literal["rome", "rome-severed"] | None,
         typer.Option(
-            metavar="WHEN",
-            help="Put a document-start token first: always, never, or auto (where the subject begins the prompt).",
+            metavar="NAME",
+            help="rome: exactly as in Meng et al. 2022. rome-severed: their modified graphs, the last subject token's "
+            "states restored with its later MLPs, or attentions, held at their corrupted values.",
         ),
-    ] = "auto",
+    ] = None,
+    engine: tracing.Engine = "fast",
+    bos: tracing.BosPolicy = "auto",
     seed: options.Seed = 1,
+    memory: tracing.Memory = None,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="File to write: .html (interactive), .png, .svg, .pdf or .json."),
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to write: .html (interactive), .png, .svg, .pdf, .json, or .csv and .parquet (tidy tables). "
+            "Several times for several files.",
+        ),
     ] = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
@@ -74,38 +58,53 @@ def command(
     """
     output.check_text(prompt)
     Fact.of(prompt, subject)  # a subject that is not there is said before the model is loaded
-    output.check_writable(out)
+    files = out or []
+    for path in files:
+        output.check_writable(path)
+    for text in (answer, foil):
+        if text is not None:
+            output.check_answer(text)
 
     from rome_engine import report
+    from rome_engine.errors import TraceError
     from rome_engine.files import suffix_among
-    from rome_engine.trace import trace_kinds
-    from rome_engine.trace.corrupt import Noise
+    from rome_engine.trace import trace_maps
+    from rome_engine.trace.agreement import agreement
 
-    Noise.parse(noise)
-    if out is not None:
-        suffix_among(out, report.SUFFIXES)
+    settings = tracing.settings(
+        kinds=kind,
+        windows=window,
+        noise=noise,
+        severed=sever,
+        tokens=tokens,
+        memory=memory,
+        samples=samples,
+        direction=direction,
+        preset=preset,
+        engine=engine,
+        bos=bos,
+        seed=seed,
+    )
+    if metric == "logit_difference" and foil is None:
+        raise TraceError("the metric logit_difference compares with a wrong answer: name one with --foil")
+    for path in files:
+        suffix_among(path, report.SUFFIXES)
     loaded = load(model, dtype, device, revision, trust_remote_code)
     with output.progress("tracing") as tick:
-        traces = trace_kinds(
-            loaded,
-            prompt,
-            subject,
-            kinds=[str(one) for one in dict.fromkeys(kind or [Kind.hidden])],
-            window=window,
-            samples=samples,
-            noise=noise,
-            preset=preset,
-            engine=engine,
-            bos=bos,
-            seed=seed,
-            progress=tick,
-        )
-    if out is not None:
-        report.save(traces, out)
+        traces = trace_maps(loaded, prompt, subject, settings, answer=answer, foil=foil, progress=tick)
+    shown = [trace.of(metric) for trace in traces]
+    for path in files:
+        report.save(shown, path)
     if as_json:
-        records = [trace.to_dict() for trace in traces]
-        output.emit(records[0] if len(records) == 1 else {"traces": records})
+        output.emit(_record([trace.to_dict() for trace in shown], agreement(shown)))
     else:
-        for trace in traces:
+        for trace in shown:
             output.stdout().print(report.heat_map(trace))
-    output.written(out)
+    for path in files:
+        output.written(path)
+
+
+def _record(records: list[dict[str, Any]], agreements: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(records) == 1:
+        return records[0]
+    return {"traces": records, **({"agreement": agreements} if agreements else {})}

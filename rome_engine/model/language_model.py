@@ -169,15 +169,28 @@ class LanguageModel:
         weight: Tensor = next(self.module.parameters())
         return weight.dtype
 
-    def unembed(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """Logits of last-block outputs: final norm, unembedding, scale and softcap."""
-        return unembed(self.module, self.architecture, hidden)
+    def unembed(
+        self, hidden: Float[Tensor, "*batch d_model"], out: Tensor | None = None
+    ) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits of last-block outputs: final norm, unembedding, scale and softcap.
+
+        out: memory for them, (rows, d_vocab) with at least as many rows; it is used where the unembedding is a plain
+        product. Fresh memory of this size costs as much as the product.
+        """
+        return unembed(self.module, self.architecture, hidden, out)
 
     @torch.no_grad()
     def next_token_logits(self, prompt: Prompt) -> Float[Tensor, " d_vocab"]:
         """Logits after a prompt, in float32."""
         logits: Tensor = self.module(input_ids=self.ids(prompt), use_cache=False).logits
         return logits[0, -1].float()
+
+    @torch.no_grad()
+    def batch_logits(self, prompts: Sequence[Prompt]) -> Float[Tensor, "prompts d_vocab"]:
+        """Logits after each of some prompts of one length, in float32; no others are computed."""
+        with Trace(self.module, self.architecture.blocks[-1]) as top:
+            self.module.base_model(input_ids=self.ids(*prompts), use_cache=False)
+        return self.unembed(first_tensor(top.output)[:, -1]).float()
 
     @torch.no_grad()
     def target_log_probability(self, prompt: Prompt, target: Sequence[int]) -> float:

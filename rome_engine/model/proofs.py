@@ -164,14 +164,31 @@ class _Run:
 
 
 def unembed(
-    model: nn.Module, architecture: Architecture, hidden: Float[Tensor, "*batch d_model"]
+    model: nn.Module,
+    architecture: Architecture,
+    hidden: Float[Tensor, "*batch d_model"],
+    out: Tensor | None = None,
 ) -> Float[Tensor, "*batch d_vocab"]:
-    """The logits of last-block outputs: final norm, unembedding, scale and softcap."""
-    norm = model.get_submodule(architecture.final_norm)
-    logits: Tensor = model.get_submodule(architecture.unembedding)(norm(hidden)) * architecture.logit_scale
+    """The logits of last-block outputs: final norm, unembedding, scale and softcap; in the memory `out` where it can."""
+    normed: Tensor = model.get_submodule(architecture.final_norm)(hidden)
+    module: Any = model.get_submodule(architecture.unembedding)
+    logits: Tensor
+    if out is not None and _is_plain_product(module) and out.dtype == normed.dtype == module.weight.dtype:
+        flat = normed.reshape(-1, normed.shape[-1])
+        logits = torch.mm(flat, module.weight.T, out=out[: flat.shape[0]]).view(*normed.shape[:-1], -1)
+    else:
+        logits = module(normed)
+    if architecture.logit_scale != 1:
+        logits = logits * architecture.logit_scale
     if architecture.softcap is not None:
         logits = architecture.softcap * torch.tanh(logits / architecture.softcap)
     return logits
+
+
+def _is_plain_product(module: Any) -> bool:
+    """A linear layer without bias that nobody has changed, offloaded or put a hook on."""
+    changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+    return type(module) is nn.Linear and module.bias is None and module.weight.device.type == "cpu" and not changed
 
 
 def _error(value: Tensor, reference: Tensor) -> float:

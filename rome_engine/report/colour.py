@@ -15,7 +15,8 @@ Point = tuple[float, float, float]
 NEUTRAL = {False: "#f6f5f2", True: "#232228"}
 GREY = {False: ("#9b9a97", "#3a3937"), True: ("#6f6e74", "#d5d4da")}
 
-# The paper's hues: purple hidden states, green MLPs, red attention. By (kind, dark): middle and end.
+# The paper's hues: purple hidden states, green MLPs, red attention; the residual stream's other places lie beside
+# purple, heads beside red. By (kind, dark): middle and end.
 POSITIVE = {
     ("hidden", False): ("#a68dd2", "#3b1877"),
     ("mlp", False): ("#64b18e", "#074435"),
@@ -23,6 +24,12 @@ POSITIVE = {
     ("hidden", True): ("#7d61c4", "#eae0ff"),
     ("mlp", True): ("#2d8a67", "#d6f8e7"),
     ("attn", True): ("#bd523b", "#ffe3d8"),
+    ("head", False): ("#d69a3c", "#633203"),
+    ("pre", False): ("#7fa6d9", "#14366f"),
+    ("mid", False): ("#cf86b8", "#64114f"),
+    ("head", True): ("#a16a12", "#ffe8bd"),
+    ("pre", True): ("#3d72b3", "#dbe9ff"),
+    ("mid", True): ("#a74a8d", "#ffe0f4"),
 }
 # Each paired with the hue that colour-blind readers tell from it best: purple-orange, green-brown, red-blue.
 NEGATIVE = {
@@ -32,6 +39,12 @@ NEGATIVE = {
     ("hidden", True): ("#a3690f", "#ffe5b0"),
     ("mlp", True): ("#916636", "#f7e2c6"),
     ("attn", True): ("#2f6cae", "#d6e8ff"),
+    ("head", False): ("#77a9d2", "#123f6c"),
+    ("pre", False): ("#d9a05a", "#6e3d06"),
+    ("mid", False): ("#9fb05a", "#3d4a0c"),
+    ("head", True): ("#316fa6", "#d8ecff"),
+    ("pre", True): ("#9d6b1c", "#ffe6bd"),
+    ("mid", True): ("#6f7f2a", "#eef6c9"),
 }
 
 

@@ -8,42 +8,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rome_engine.errors import StorageError, TraceError
+from rome_engine.errors import StorageError
 from rome_engine.files import write_whole
-from rome_engine.report.colour import ramp
-from rome_engine.report.reading import (
-    CAVEAT,
-    MISSING,
-    NAMES,
-    heading,
-    labels,
-    limits,
-    number,
-    strongest,
-    too_small,
-    visible,
-)
+from rome_engine.report.reading import MISSING, number
+from rome_engine.report.views import MapGroup, cell_text, ramps, trace_group
 from rome_engine.trace.result import Trace
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-COLOURS = 64
-PROVENANCE = (
-    "model",
-    "prompt",
-    "subject",
-    "answer",
-    "kind",
-    "window",
-    "samples",
-    "noise_sigma",
-    "seed",
-    "engine",
-    "seconds",
-)
 
 
 @dataclass(frozen=True)
@@ -81,21 +55,42 @@ class Maps:
     heading: str
     traces: Sequence[Trace]
 
+    @property
+    def group(self) -> MapGroup:
+        """What is drawn."""
+        return trace_group(self.traces)
 
-Section = Text | Table | Maps
+
+@dataclass(frozen=True)
+class Panels:
+    """Interactive heat maps of anything."""
+
+    heading: str
+    group: MapGroup
 
 
-def trace_page(traces: Sequence[Trace]) -> str:
-    """The page of one prompt's traces. Raises TraceError for none, StorageError where jinja2 is not installed."""
-    if not traces:
-        raise TraceError("there is no trace to show: give at least one")
-    first = traces[0]
-    corrupted = (
-        f"The words “{first.subject}” were corrupted with noise, and the probability of the model's answer "
-        f"“{visible(first.answer)}” went from {number(first.high)} to {number(first.low)}. Each cell of a map restores "
-        "the clean run's state at one token and layer, and shows how probable the answer then is."
-    )
-    return page(f"Causal trace: {first.prompt}", [Text("What was done", [corrupted]), Maps("Heat maps", traces)])
+@dataclass(frozen=True)
+class Custom:
+    """A section that brings its own template, style sheet and script; they see it as `section`.
+
+    The style sheet and the script stand in the page once for all sections of a class.
+    """
+
+    heading: str
+    template: ClassVar[str]
+
+    @classmethod
+    def style(cls) -> str:
+        """Its style sheet."""
+        return ""
+
+    @classmethod
+    def script(cls) -> str:
+        """Its script, which runs after the page's own."""
+        return ""
+
+
+Section = Text | Table | Maps | Panels | Custom
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
@@ -104,14 +99,15 @@ def page(title: str, sections: Sequence[Section]) -> str:
     Everything shown is escaped, whatever it holds; the page's own policy forbids every request to a network.
     """
     environment = _environment()
-    groups = [section.traces for section in sections if isinstance(section, Maps)]
+    custom = dict.fromkeys(type(section) for section in sections if isinstance(section, Custom))
+    shown = [Panels(section.heading, section.group) if isinstance(section, Maps) else section for section in sections]
+    groups = [section.group for section in shown if isinstance(section, Panels)]
     return environment.get_template("page.html.j2").render(
         title=title,
-        sections=[(type(section).__name__, section) for section in sections],
-        style=_template("page.css"),
-        script=_template("page.js"),
-        data=_embedded({"groups": [[_view(trace) for trace in traces] for traces in groups], "ramps": _ramps(groups)}),
-        caveat=CAVEAT,
+        sections=[(_kind(section), section) for section in shown],
+        style="".join((resource("page.css"), *(section.style() for section in custom))),
+        script="".join((resource("page.js"), *(section.script() for section in custom))),
+        data=embedded({"groups": [group.data() for group in groups], "ramps": ramps(groups)}),
         missing=MISSING,
     )
 
@@ -121,41 +117,29 @@ def save_page(html: str, path: Path) -> None:
     write_whole(path, html.encode("utf-8", "backslashreplace"))
 
 
+def _kind(section: Section) -> str:
+    return "Custom" if isinstance(section, Custom) else type(section).__name__
+
+
 def _environment() -> Environment:
     try:
         from jinja2 import Environment, FunctionLoader, StrictUndefined  # optional: only those who write pages need it
     except ImportError as error:
         raise StorageError("pages need jinja2: pip install 'rome-engine[report]'") from error
     environment = Environment(
-        loader=FunctionLoader(_template),
+        loader=FunctionLoader(resource),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": _cell, "map_names": _map_names, "numeric_columns": _numeric_columns}
-    environment.globals |= {
-        "provenance": _provenance,
-        "heading": heading,
-        "strongest": strongest,
-        "too_small": too_small,
-        "number": number,
-        "visible": visible,
-    }
+    environment.filters |= {"cell": cell_text, "numeric_columns": _numeric_columns, "number": number}
     return environment
 
 
-def _template(name: str) -> str:
+def resource(name: str) -> str:
+    """A template, style sheet or script of the pages."""
     return files("rome_engine.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _map_names(traces: Sequence[Trace]) -> list[str]:
-    """A short name for each map; those of the same kind are numbered."""
-    kinds = [trace.kind for trace in traces]
-    return [
-        NAMES.get(kind, kind) + (f" {kinds[: place + 1].count(kind)}" if kinds.count(kind) > 1 else "")
-        for place, kind in enumerate(kinds)
-    ]
 
 
 def _numeric_columns(table: Table) -> list[bool]:
@@ -164,63 +148,7 @@ def _numeric_columns(table: Table) -> list[bool]:
     return [bool(kind) and kind <= {int, float} for kind in kinds]
 
 
-def _cell(value: object) -> str:
-    """A table's cell as text."""
-    match value:
-        case None:
-            return MISSING
-        case bool():
-            return "yes" if value else "no"
-        case float():
-            return number(value)
-        case _:
-            return str(value)
-
-
-def _provenance(traces: Sequence[Trace]) -> list[tuple[str, list[str]]]:
-    """How each trace came about: (field, one value a trace)."""
-    rows = [(name, [_cell(getattr(trace, name)) for trace in traces]) for name in PROVENANCE]
-    further = dict.fromkeys(name for trace in traces for name in trace.provenance)
-    return rows + [(name, [_detail(trace.provenance.get(name)) for trace in traces]) for name in further]
-
-
-def _detail(value: Any) -> str:
-    return (
-        json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple) else _cell(value)
-    )
-
-
-def _view(trace: Trace) -> dict[str, Any]:
-    """What the page's script draws: the trace itself, for download too, and how every view reads it."""
-    bottom, top = limits(trace)
-    small = too_small(trace) is not None
-    peaks = strongest(trace, 1)
-    return {
-        "trace": trace.to_dict(),
-        "ramp": "none" if small else trace.kind,
-        "labels": labels(trace),
-        "bottom": bottom,
-        "top": top,
-        "start": [peaks[0].position, peaks[0].layer] if peaks else [0, 0],
-    }
-
-
-def _ramps(groups: Sequence[Sequence[Trace]]) -> dict[str, Any]:
-    """The colours of every kind shown, and of "none", by scheme and sign."""
-    kinds = ["none", *dict.fromkeys(trace.kind for traces in groups for trace in traces)]
-    return {
-        kind: {
-            scheme: {
-                sign: ramp(kind, COLOURS, dark=scheme == "dark", negative=sign == "negative")
-                for sign in ("positive", "negative")
-            }
-            for scheme in ("light", "dark")
-        }
-        for kind in kinds
-    }
-
-
-def _embedded(value: Any) -> str:
+def embedded(value: Any) -> str:
     """JSON that can stand in a script element: nothing in it can end the element, all numbers are JSON's."""
     text = json.dumps(finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=str)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -6,25 +6,26 @@ from dataclasses import dataclass
 from math import isfinite
 
 import numpy as np
+from numpy.typing import NDArray
 
+from rome_engine.trace.average import FALLING, SMALL_EFFECT
 from rome_engine.trace.result import Trace
-
-SMALL_EFFECT = 0.05
-"""A total effect (high - low) under this many units of probability is too small to localise."""
 
 MISSING = "–"
 CAVEAT = (
     "A strong cell shows where restoring a state brings the answer back. It is weak evidence of where an edit works "
     "best (Hase et al. 2023): measure the edit at several layers instead of taking the strongest one."
 )
-STATES = {"hidden": "hidden state", "mlp": "MLP output", "attn": "attention output"}
-NAMES = {"hidden": "Hidden state", "mlp": "MLP", "attn": "Attention"}
+NECESSITY_CAVEAT = (
+    "A strong cell shows where corrupting a state takes the answer away. It is weak evidence of where an edit works "
+    "best (Hase et al. 2023): measure the edit at several layers instead of taking the strongest one."
+)
 VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a map: what restoring the state at (position, layer) gives."""
+    """One cell of a map: what exchanging the state at (position, layer) gives."""
 
     position: int
     layer: int
@@ -34,15 +35,22 @@ class Cell:
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Three decimals; powers of ten where those would show zero; a dash for what is not finite."""
+    """Three decimals, fewer from 100 on; powers of ten where those would show zero; a dash for what is not finite."""
     if not isfinite(value):
         return MISSING
     if 0 < abs(value) < 0.0005:
         mantissa, exponent = f"{abs(value):.1e}".split("e")
         size = f"{mantissa}e{int(exponent)}"
     else:
-        size = f"{abs(value):.3f}"
+        size = f"{abs(value):.{3 if abs(value) < 100 else 1 if abs(value) < 1000 else 0}f}"
     return ("−" if value < 0 else "+" if signed and value > 0 else "") + size
+
+
+def interval(low: float, high: float, *, signed: bool = True) -> str:
+    """An interval in brackets; a dash where it is not known."""
+    if not (isfinite(low) and isfinite(high)):
+        return MISSING
+    return f"[{number(low, signed=signed)}, {number(high, signed=signed)}]"
 
 
 def visible(text: str) -> str:
@@ -59,54 +67,86 @@ def labels(trace: Trace) -> tuple[str, ...]:
     return tuple(visible(text) + ("*" if begin <= position < end else "") for position, text in enumerate(trace.tokens))
 
 
-def heading(trace: Trace) -> str:
-    """The kind of state and the window, in words."""
-    state = STATES.get(trace.kind, trace.kind)
-    if trace.window == 1:
-        return f"Restoring the {state} of one layer"
-    return f"Restoring the {state} in windows of {trace.window} layers"
+def asked(trace: Trace) -> tuple[int, ...]:
+    """The tokens that a view shows: those with a cell that was asked for, or all where there is none."""
+    rows = np.flatnonzero(~np.isnan(trace.scores).all(axis=1))
+    return tuple(rows.tolist()) or tuple(range(len(trace.tokens)))
+
+
+def not_asked(trace: Trace) -> str | None:
+    """What is said of tokens that are not shown, or None."""
+    left = len(trace.tokens) - len(asked(trace))
+    return None if not left else f"{left} of {len(trace.tokens)} tokens were not asked for and are not shown."
+
+
+def base(trace: Trace) -> float:
+    """The value of the run that is patched: what a cell without effect shows."""
+    return trace.low if trace.direction == "restore" else trace.high
+
+
+def rising(trace: Trace) -> bool:
+    """Whether strong cells have great values: not where states are corrupted, nor in metrics that fall with success."""
+    return (trace.direction == "restore") == (trace.metric not in FALLING)
 
 
 def limits(trace: Trace) -> tuple[float, float]:
-    """The least and the greatest value of the colour scale, in probability.
+    """The least and the greatest value of the colour scale, in the trace's metric.
 
-    The scale holds every finite score and `low`, and never spans less than SMALL_EFFECT: noise is no map.
+    The scale holds every finite score and the patched run's own value, and never spans less than SMALL_EFFECT of
+    probability, or than that share of the total effect in other metrics: noise is no map.
     """
+    least = SMALL_EFFECT
+    if trace.metric != "probability":
+        least = max(SMALL_EFFECT * abs(trace.total_effect), 1e-3) if isfinite(trace.total_effect) else 1e-3
     shown = trace.scores[np.isfinite(trace.scores)]
     values = [float(shown.min()), float(shown.max())] if shown.size else []
-    if isfinite(trace.low):
-        values += [trace.low, trace.low + SMALL_EFFECT]
+    if isfinite(start := base(trace)):
+        values += [start, start + least if rising(trace) else start - least]
     if not values:
         return 0.0, 1.0
-    bottom = min(values)
-    return bottom, max(*values, bottom + SMALL_EFFECT)
+    if rising(trace):
+        return min(values), max(*values, min(values) + least)
+    return min(*values, max(values) - least), max(values)
 
 
 def too_small(trace: Trace) -> str | None:
-    """Why this trace localises nothing, or None where its total effect reaches SMALL_EFFECT."""
+    """Why this trace localises nothing, or None where its total effect reaches SMALL_EFFECT of probability.
+
+    Traces in another metric are judged by their probabilities, and where these are missing only by being finite.
+    """
+    if trace.metric != "probability" and "probability" not in trace.others:
+        return (
+            None
+            if isfinite(trace.total_effect)
+            else "Total effect –: no cell of this map should be read as a location."
+        )
+    shown = trace.of("probability")
     # Written so that a total effect that is not a number counts as too small.
-    if trace.total_effect >= SMALL_EFFECT:
+    if shown.total_effect >= SMALL_EFFECT:
         return None
+    where = "" if trace.metric == "probability" else " of probability"
     return (
-        f"Total effect {number(trace.total_effect, signed=True)} (high {number(trace.high)}, low {number(trace.low)}) "
-        f"is under {SMALL_EFFECT}: too small to localise. No cell of this map should be read as a location."
+        f"Total effect{where} {number(shown.total_effect, signed=True)} (high {number(shown.high)}, "
+        f"low {number(shown.low)}) is under {SMALL_EFFECT}: too small to localise. "
+        "No cell of this map should be read as a location."
     )
 
 
-def strongest(trace: Trace, count: int = 3) -> tuple[Cell, ...]:
-    """The peaks of the `count` tokens that peak highest, one cell a token, best first.
+def peaks(strength: NDArray[np.float64], count: int) -> list[tuple[int, int]]:
+    """(row, column) of the peaks of the `count` rows that peak highest, one a row, best first.
 
-    One a token, because neighbouring layers of the same token say the same thing. Scores that are not finite
-    are passed over.
+    One a row, because neighbouring layers of the same token say the same thing. What is not finite is passed over.
     """
-    scores = np.where(np.isfinite(trace.scores), trace.scores, -np.inf)  # (tokens, layers)
-    layers = scores.argmax(axis=1)
-    peaks = scores.max(axis=1)
-    names = labels(trace)
-    order = [int(position) for position in np.argsort(-peaks, kind="stable") if np.isfinite(peaks[position])]
+    finite = np.where(np.isfinite(strength), strength, -np.inf)
+    columns, heights = finite.argmax(axis=1), finite.max(axis=1)
+    order = [int(row) for row in np.argsort(-heights, kind="stable") if np.isfinite(heights[row])]
+    return [(row, int(columns[row])) for row in order[:count]]
+
+
+def strongest(trace: Trace, count: int = 3) -> tuple[Cell, ...]:
+    """The peaks of the `count` tokens that peak highest, one cell a token, best first."""
+    names, effects = labels(trace), trace.indirect_effect
     return tuple(
-        Cell(
-            position, int(layers[position]), names[position], float(peaks[position]), float(peaks[position]) - trace.low
-        )
-        for position in order[:count]
+        Cell(row, layer, names[row], float(trace.scores[row, layer]), float(effects[row, layer]))
+        for row, layer in peaks(trace.scores if rising(trace) else -trace.scores, count)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, isfinite
 
@@ -57,41 +57,44 @@ class Grid:
 
 
 class Painter:
-    """Draws values of `bottom`..`top`: in colour where there are colours, else in shades or digits."""
+    """Draws values of `bottom`..`top`: in colour where there are colours, else in shades or digits.
 
-    def __init__(self, colours: Sequence[str], bottom: float, top: float, *, digits: bool) -> None:
-        self.colours = colours
+    shade: the colour of a value. falling: the strong shade characters and digits stand for small values.
+    """
+
+    def __init__(
+        self, shade: Callable[[float], str] | None, bottom: float, top: float, *, digits: bool, falling: bool = False
+    ) -> None:
+        self.shade = shade
         self.bottom = bottom
         self.top = top
-        self.characters = DIGITS if digits else SHADES
+        characters = DIGITS if digits else SHADES
+        self.characters = characters[::-1] if falling else characters
 
     def row(self, values: NDArray[np.float64], grid: Grid) -> Text:
         """The cells of one line, for values of shape (columns,)."""
-        if grid.half:
-            return self._halves(values)
+        if grid.half and self.shade is not None:
+            return self._halves(values, self.shade)
         return Text().join(self._cell(float(value), grid.chars) for value in values)
 
     def _cell(self, value: float, chars: int) -> Text:
         if not isfinite(value):
             return Text("–".center(chars))
-        if self.colours:
-            return Text(" " * chars, style=f"on {self._colour(value)}")
+        if self.shade is not None:
+            return Text(" " * chars, style=f"on {self.shade(value)}")
         return Text(self.characters[self._level(value, len(self.characters))] * chars)
 
-    def _halves(self, values: NDArray[np.float64]) -> Text:
+    def _halves(self, values: NDArray[np.float64], shade: Callable[[float], str]) -> Text:
         """Two columns a character: the left one is its foreground, the right one its background."""
         line = Text()
         for start in range(0, len(values), 2):
             left, *right = (float(value) for value in values[start : start + 2])
-            ground = f" on {self._colour(right[0])}" if right and isfinite(right[0]) else ""
+            ground = f" on {shade(right[0])}" if right and isfinite(right[0]) else ""
             if isfinite(left):
-                line.append("▌", style=self._colour(left) + ground)
+                line.append("▌", style=shade(left) + ground)
             else:
                 line.append(" ", style=ground.strip())
         return line
-
-    def _colour(self, value: float) -> str:
-        return self.colours[self._level(value, len(self.colours))]
 
     def _level(self, value: float, levels: int) -> int:
         share = (value - self.bottom) / (self.top - self.bottom)

@@ -1,6 +1,8 @@
 """Causal tracing: which hidden states carry a fact."""
 
-from rome_engine.trace.result import KINDS, Trace
-from rome_engine.trace.run import trace, trace_kinds
+from rome_engine.trace.plan import CLASSIC, KINDS
+from rome_engine.trace.result import Trace
+from rome_engine.trace.run import Tracer, trace, trace_maps
+from rome_engine.trace.settings import Settings
 
-__all__ = ["KINDS", "Trace", "trace", "trace_kinds"]
+__all__ = ["CLASSIC", "KINDS", "Settings", "Trace", "Tracer", "trace", "trace_maps"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rome_engine.errors import TraceError
+from rome_engine.trace.roles import role_of
 
-KINDS = ("hidden", "mlp", "attn")
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """One metric of a map: scores (tokens, layers), their deviation over the samples, and the two runs' own values."""
+
+    high: float
+    low: float
+    scores: Array
+    deviation: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The map of one prompt: how far restoring one state brings the answer back.
+    """The map of one prompt: how far exchanging one state brings the answer back, or takes it away.
 
-    `scores` has shape (tokens, layers) and holds the probability of `answer` at the last position, averaged over the
-    corrupted rows, with the state at that token and layer restored (Meng et al. 2022, section 2.1). `high` is that of
-    the clean run, `low` that of the corrupted run. `subject_range` is [begin, end) in tokens. `window` is the number
-    of layers restored together (1 for kind "hidden"). Nothing is clipped: effects are signed.
+    `scores` has shape (tokens, layers) and holds `metric` (the probability of `answer` at the last position, averaged
+    over the samples), with the state at that token and layer exchanged (Meng et al. 2022, section 2.1); `deviation` its
+    standard deviation over the samples. `high` is that of the clean run, `low` that of the corrupted run. Cells that
+    were not asked for are NaN. `direction` "restore" puts clean states into the corrupted run, "corrupt" corrupted
+    ones into the clean run. `subject_range` is [begin, end) in tokens. `window` is the number of layers exchanged
+    together, `head` the head of a map of kind "head", `severed` what was held at the patched run's values. `others`
+    holds the other metrics, which `of` shows in the place of this one. Nothing is clipped: effects are signed.
     """
 
     model: str
@@ -39,10 +53,19 @@ class Trace:
     noise_sigma: float
     samples: int
     seed: int
-    scores: NDArray[np.float64]
+    scores: Array
     seconds: float
     engine: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    direction: str = "restore"
+    corruption: str = "gaussian"
+    head: int | None = None
+    severed: str = ""
+    foil: str | None = None
+    fact: str | None = None
+    metric: str = "probability"
+    deviation: Array | None = None
+    others: Mapping[str, Values] = field(default_factory=dict)
 
     @property
     def total_effect(self) -> float:
@@ -50,60 +73,87 @@ class Trace:
         return self.high - self.low
 
     @property
-    def indirect_effect(self) -> NDArray[np.float64]:
-        """scores - low, shape (tokens, layers)."""
-        return self.scores - self.low
+    def indirect_effect(self) -> Array:
+        """How far a cell moves the patched run: scores - low where states are restored, high - scores where they are
+        corrupted; shape (tokens, layers)."""
+        return self.scores - self.low if self.direction == "restore" else self.high - self.scores
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that `of` knows."""
+        return (self.metric, *self.others)
+
+    def of(self, metric: str) -> Trace:
+        """The same map in another metric. Raises TraceError for one that was not measured."""
+        if metric == self.metric:
+            return self
+        if metric not in self.others:
+            raise TraceError(f"this trace has no metric {metric!r}: it has {', '.join(self.metrics)}")
+        values = self.others[metric]
+        own = Values(self.high, self.low, self.scores, self.deviation)
+        others = {self.metric: own, **{name: one for name, one in self.others.items() if name != metric}}
+        return replace(self, metric=metric, others=others, **vars(values))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The tidy table: one row a cell."""
-        begin, end = self.subject_range
-        return [
-            {
+        """The tidy table: one row a cell and metric; cells that were not asked for are left out.
+
+        `clean` and `corrupted` are the two runs' own values, `deviation` is over the samples.
+        """
+        found = []
+        for position, text in enumerate(self.tokens):
+            shared = {
+                "fact": self.fact,
                 "token": position,
                 "text": text,
-                "role": "subject" if begin <= position < end else "before" if position < begin else "after",
-                "layer": layer,
-                "kind": self.kind,
-                "window": self.window,
-                "metric": "probability",
-                "value": float(self.scores[position, layer]),
+                "role": role_of(position, self.subject_range, len(self.tokens)),
             }
-            for position, text in enumerate(self.tokens)
-            for layer in range(self.scores.shape[1])
-        ]
+            for layer in range(self.scores.shape[1]):
+                if np.isnan(self.scores[position, layer]):
+                    continue
+                for metric in self.metrics:
+                    values = self.of(metric)
+                    deviation = values.deviation
+                    found.append(
+                        {
+                            **shared,
+                            "layer": layer,
+                            "kind": self.kind,
+                            "head": self.head,
+                            "window": self.window,
+                            "direction": self.direction,
+                            "severed": self.severed,
+                            "corruption": self.corruption,
+                            "metric": metric,
+                            "value": float(values.scores[position, layer]),
+                            "deviation": None if deviation is None else float(deviation[position, layer]),
+                            "clean": values.high,
+                            "corrupted": values.low,
+                        }
+                    )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as a JSON object; the field names are promised to scripts."""
-        return {
-            "model": self.model,
-            "prompt": self.prompt,
-            "subject": self.subject,
-            "tokens": list(self.tokens),
-            "subject_range": list(self.subject_range),
-            "answer": self.answer,
-            "high": self.high,
-            "low": self.low,
-            "kind": self.kind,
-            "window": self.window,
-            "noise_sigma": self.noise_sigma,
-            "samples": self.samples,
-            "seed": self.seed,
-            "scores": self.scores.tolist(),
-            "seconds": self.seconds,
-            "engine": self.engine,
-            "provenance": dict(self.provenance),
-        }
+        record = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
+        return {**record, "others": {name: _plain(vars(values)) for name, values in self.others.items()}}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Trace:
         """The trace of what `to_dict` gave. Raises TraceError where fields are missing."""
         try:
+            others = {
+                name: Values(**{**values, "scores": _array(values["scores"]), "deviation": _array(values["deviation"])})
+                for name, values in record.get("others", {}).items()
+            }
+            begin, end = record["subject_range"]
             return cls(
                 **{
                     **record,
                     "tokens": tuple(record["tokens"]),
-                    "subject_range": (int(record["subject_range"][0]), int(record["subject_range"][1])),
-                    "scores": np.asarray(record["scores"], dtype=np.float64),
+                    "subject_range": (int(begin), int(end)),
+                    "scores": _array(record["scores"]),
+                    "deviation": _array(record.get("deviation")),
+                    "others": others,
                 }
             )
         except (KeyError, TypeError, IndexError, ValueError) as error:
@@ -119,3 +169,20 @@ class Trace:
         except (OSError, ValueError) as error:
             raise TraceError(f"no trace can be read from {path}: {error}") from error
         return cls.from_dict(record)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case np.ndarray():
+            return value.tolist()
+        case tuple():
+            return list(value)
+        case Mapping():
+            return {name: _plain(item) for name, item in value.items()}
+        case _:
+            return value
+
+
+def _array(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    return None if value is None else np.asarray(value, dtype=np.float64)

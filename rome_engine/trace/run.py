@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from rome_engine.errors import NotReplayableError, TraceError
+from rome_engine.facts import Fact
+from rome_engine.model.heads import heads_proven
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.model.tokens import BosPolicy, Prompt
+from rome_engine.model.tokens import Prompt
 from rome_engine.trace import reference, wavefront
 from rome_engine.trace.baseline import Baseline, run_baseline
-from rome_engine.trace.corrupt import Noise, embedding_std, gaussian
+from rome_engine.trace.corrupt import Corruption, Drawn, Spread, draw
+from rome_engine.trace.counterfactual import find_partner, named_partner
+from rome_engine.trace.metrics import METRICS
 from rome_engine.trace.plan import Plan, Progress, plan_map
-from rome_engine.trace.result import Trace
-from rome_engine.trace.subjects import default_subjects
+from rome_engine.trace.result import Trace, Values
+from rome_engine.trace.settings import Settings
+from rome_engine.trace.sever import Severed, parse_positions
+from rome_engine.trace.facts import default_facts, default_subjects
 from rome_engine.versions import versions
 
 log = logging.getLogger(__name__)
@@ -34,150 +40,218 @@ def trace(
     *,
     kind: str = "hidden",
     window: int = 10,
-    samples: int = 10,
-    noise: str | float = "3s",
-    subjects: Sequence[str] | None = None,
-    seed: int = 1,
-    bos: BosPolicy = "auto",
-    preset: str | None = None,
-    engine: str = "fast",
+    noise: str | float = "gaussian:3s",
+    answer: str | None = None,
+    foil: str | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Trace:
-    """Causal trace of one prompt: which restored states bring the answer back (Meng et al. 2022, section 2.1).
+    """Causal trace of one prompt: which exchanged states bring the answer back (Meng et al. 2022, section 2.1).
 
-    prompt: plain text holding the subject once, or a template with `{}` in its place. kind: "hidden" restores a
-    block's output, "mlp" and "attn" that sublayer's output in `window` layers around each layer. samples: corrupted
-    rows. noise: "3s" is three standard deviations of the embeddings of `subjects` (by default a list that is part of
-    the package), a number is σ itself. seed: of numpy's RandomState. bos: see `tokens.tokenize`. preset "rome": the
-    original procedure: seed 1, no document-start token added. engine: "fast" (exact shortcuts) or "reference" (one
-    forward pass a cell). progress(done, total) is called with numbers of cells.
+    One map of `trace_maps`, which says what prompt, subject, answer and foil are. kind, window, noise: see Settings,
+    of which `options` are the other fields.
 
     Raises PromptError and its kinds, TraceError.
     """
-    return trace_kinds(
-        model,
-        prompt,
-        subject,
-        kinds=(kind,),
-        window=window,
-        samples=samples,
-        noise=noise,
-        subjects=subjects,
-        seed=seed,
-        bos=bos,
-        preset=preset,
-        engine=engine,
-        progress=progress,
-    )[0]
+    if kind == "head":
+        raise TraceError("kind head gives a map a head: use trace_maps")
+    settings = Settings(kinds=(kind,), windows=(window,), corruptions=(noise,), **options)
+    return trace_maps(model, prompt, subject, settings, answer=answer, foil=foil, progress=progress)[0]
 
 
-def trace_kinds(
+def trace_maps(
     model: LanguageModel,
     prompt: str,
     subject: str,
+    settings: Settings | None = None,
     *,
-    kinds: Sequence[str],
-    window: int = 10,
-    samples: int = 10,
-    noise: str | float = "3s",
-    subjects: Sequence[str] | None = None,
-    seed: int = 1,
-    bos: BosPolicy = "auto",
-    preset: str | None = None,
-    engine: str = "fast",
+    answer: str | None = None,
+    foil: str | None = None,
     progress: Progress | None = None,
 ) -> list[Trace]:
-    """Several maps of one prompt from the same clean and corrupted run; see `trace`."""
-    if preset not in (None, "rome"):
-        raise TraceError(f"there is no preset {preset!r}: the only one is rome")
-    if preset == "rome" and (seed != 1 or bos == "always"):
-        raise TraceError("the preset rome has seed 1 and adds no document-start token: leave seed and bos out")
-    if engine not in ENGINES:
-        raise TraceError(f"there is no engine {engine!r}: choose {', '.join(ENGINES)}")
-    if samples < 1:
-        raise TraceError(f"a trace needs at least one corrupted sample, not {samples}")
-    began = time.perf_counter()
-    tokens = model.tokenize(prompt, subject, "never" if preset == "rome" else bos)
-    plans = [plan_map(kind, len(tokens.input_ids), model.n_layers, window) for kind in kinds]
-    sigma, measured = _sigma(model, noise, subjects)
-    baseline = _baseline(model, tokens, samples, sigma, seed)
-    provenance = {
-        **versions(),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "threads": torch.get_num_threads(),
-        "weights": model.weight_hash(),
-        "preset": preset,
-        "bos": bos,
-        "bos_added": tokens.bos_added,
-        "corruption": "gaussian noise added to the token embedding's output",
-        "noise": str(noise),
-        **measured,
-        "input_ids": list(tokens.input_ids),
-        "answer_id": baseline.answer_id,
-        "metric": "probability of the answer at the last position, mean over samples",
-    }
-    shared = time.perf_counter() - began
-    traces: list[Trace] = []
-    total, done = sum(len(plan.cells) for plan in plans), 0
-    for plan in plans:
-        began = time.perf_counter()
+    """All maps that the settings ask for; those of one corruption share one clean and one corrupted run.
 
-        def report(cells: int, _of: int, before: int = done) -> None:
-            if progress is not None:
-                progress(before + cells, total)
+    prompt: plain text holding the subject once, or a template with `{}` in its place. answer: what is scored, of any
+    number of tokens; by default the model's most probable next token. foil: a wrong answer, whose first token's logit
+    is subtracted in the metric logit_difference. progress(done, total) is called with numbers of cells.
+    The order is: corruptions, then severed graphs, then kinds, then windows or heads.
 
-        scores, used = _scores(model, plan, baseline, engine, report)
-        done += len(plan.cells)
-        traces.append(
-            Trace(
-                model=model.name,
-                prompt=tokens.text,
-                subject=subject,
-                tokens=tokens.tokens,
-                subject_range=baseline.subject,
-                answer=model.text([baseline.answer_id]),
-                high=baseline.high,
-                low=baseline.low,
-                kind=plan.kind,
-                window=plan.window,
-                noise_sigma=sigma,
-                samples=samples,
-                seed=seed,
-                scores=scores,
-                seconds=shared + time.perf_counter() - began,
-                engine=used,
-                provenance=provenance,
+    Raises PromptError and its kinds, TraceError.
+    """
+    fact = Fact.of(prompt, subject, target_true=answer, foil=foil)
+    return Tracer(model, settings or Settings()).maps(fact, progress)
+
+
+class Tracer:
+    """Traces any number of facts with the same settings; what they share is measured once."""
+
+    def __init__(self, model: LanguageModel, settings: Settings) -> None:
+        self.model, self.given, self.settings = model, settings, settings.resolved
+        subjects = default_subjects() if settings.subjects is None else settings.subjects
+        self._spread = Spread(model, subjects)
+        self._weights = model.weight_hash()
+        if "head" in settings.kinds:
+            heads_proven(model)
+        if model.architecture.parallel and ("mid" in settings.kinds or "mid" in "".join(settings.severed)):
+            raise TraceError(
+                f"{model.architecture.model_class} runs attention and MLP side by side: there is no residual between "
+                "them (kind mid)"
+            )
+
+    def maps(self, fact: Fact, progress: Progress | None = None) -> list[Trace]:
+        """All maps of one fact, its `target_true` the answer that is scored; see `trace_maps`."""
+        model, settings = self.model, self.settings
+        prompt = model.tokenize(fact.prompt, fact.subject, settings.bos)
+        answer = None if fact.target_true is None else model.target_ids(fact.text, fact.target_true)
+        model.check_length(prompt, len(answer or ()))
+        foil = None if fact.foil is None else model.target_ids(fact.text, fact.foil)[0]
+        if answer is not None and foil == answer[0]:
+            raise TraceError(
+                f"the foil {fact.foil!r} and the answer {fact.target_true!r} begin with the same token: their logits do "
+                "not differ; choose another foil"
+            )
+        corruptions = [Corruption.parse(one) for one in settings.corruptions]
+        plans = list(self._plans(prompt))
+        total = len(corruptions) * sum(len(plan.cells) for plan in plans)
+        traces: list[Trace] = []
+        for index, corruption in enumerate(corruptions):
+            before = index * (total // len(corruptions))
+
+            def report(done: int, _of: int, before: int = before) -> None:
+                if progress is not None:
+                    progress(before + done, total)
+
+            began = time.perf_counter()
+            if answer is None:
+                answer = (int(model.next_token_logits(prompt).argmax()),)
+            drawn = self._draw(corruption, fact, prompt, answer[0])
+            heads = "head" in settings.kinds or "head" in "".join(settings.severed)
+            baseline = run_baseline(model, prompt, drawn, answer=answer, foil=foil, heads=heads)
+            found, engine = self._run(plans, baseline, report)
+            seconds = time.perf_counter() - began
+            provenance = self._provenance(corruption, baseline)
+            traces += [
+                self._trace(fact, plan, baseline, corruption, scores, engine, seconds, provenance)
+                for plan, scores in zip(plans, found, strict=True)
+            ]
+        return traces
+
+    def _plans(self, prompt: Prompt) -> Iterator[Plan]:
+        settings, model = self.settings, self.model
+        subject, tokens = prompt.subject_range or (0, 0), len(prompt.input_ids)
+        positions = parse_positions(settings.positions, subject, tokens)
+        for text in settings.severed:
+            pins = Severed.parse(text).pins(subject, tokens, model.n_layers)
+            for kind in settings.kinds:
+                windows = settings.windows if kind in ("mlp", "attn") else (1,)
+                heads = range(model.architecture.n_heads) if kind == "head" else (None,)
+                for window in windows:
+                    for head in heads:
+                        yield plan_map(
+                            kind, positions, model.n_layers, window,
+                            head=head, direction=settings.direction, pins=pins, severed=text,
+                        )  # fmt: skip
+
+    def _draw(self, corruption: Corruption, fact: Fact, prompt: Prompt, answer_id: int) -> Drawn:
+        settings = self.settings
+        if corruption.kind != "swap":
+            begin, end = prompt.subject_range or (0, 0)
+            return draw(corruption, self._spread, prompt.input_ids, end - begin, settings.samples, settings.seed)
+        named = corruption.subject or fact.counterfactual
+        partner = (
+            named_partner(self.model, fact.prompt, prompt, named, settings.bos)
+            if named is not None
+            else find_partner(
+                self.model, fact.prompt, prompt, answer_id, default_facts(), settings.bos, fact.relation
             )
         )
-    return traces
+        return Drawn((partner.prompt.input_ids,), subject=partner.subject)
 
+    def _run(
+        self, plans: Sequence[Plan], baseline: Baseline, progress: Progress
+    ) -> tuple[list[NDArray[np.float64]], str]:
+        """The cells of every plan, and the engine that ran them: where the fast one's self-tests fail, the reference."""
+        settings, engine = self.settings, str(self.settings.engine)
+        cells = [cell for plan in plans for cell in plan.cells]
+        arguments = (self.model, cells, baseline, settings.direction, progress, settings.memory)
+        try:
+            found = ENGINES[engine](*arguments)
+        except NotReplayableError as error:
+            log.warning("the fast engine cannot run this model (%s): tracing with the reference engine", error)
+            engine = "reference"
+            found = ENGINES[engine](*arguments)
+        ends = np.cumsum([len(plan.cells) for plan in plans])[:-1]
+        return np.split(found, ends), engine
 
-def _sigma(model: LanguageModel, noise: str | float, subjects: Sequence[str] | None) -> tuple[float, dict[str, Any]]:
-    """σ, and how it was come by."""
-    level = Noise.parse(noise)
-    if level.multiple is None:
-        return float(level.sigma or 0.0), {"embedding_std": None, "embedding_std_subjects": None}
-    names = default_subjects() if subjects is None else subjects
-    deviation = embedding_std(model, names)
-    return level.multiple * deviation, {"embedding_std": deviation, "embedding_std_subjects": len(names)}
+    def _trace(
+        self,
+        fact: Fact,
+        plan: Plan,
+        baseline: Baseline,
+        corruption: Corruption,
+        found: NDArray[np.float64],
+        engine: str,
+        seconds: float,
+        provenance: dict[str, Any],
+    ) -> Trace:
+        """found: (cells, samples, metrics)."""
+        model, samples = self.model, baseline.samples
+        shape = (len(baseline.prompt.input_ids), model.n_layers)
+        at = tuple(np.array([(cell.token, cell.layer) for cell in plan.cells]).T)
+        high, low = baseline.scores[0].numpy(), baseline.scores[1:].numpy().mean(0)
 
+        def values(metric: str) -> Values:
+            column = METRICS.index(metric)
+            scores, deviation = np.full(shape, np.nan), np.full(shape, np.nan)
+            scores[at] = found[:, :, column].mean(1)
+            deviation[at] = found[:, :, column].std(1, ddof=1) if samples > 1 else 0.0
+            return Values(float(high[column]), float(low[column]), scores, deviation)
 
-def _baseline(model: LanguageModel, tokens: Prompt, samples: int, sigma: float, seed: int) -> Baseline:
-    embedding: Any = model.embedding
-    begin, end = tokens.subject_range or (0, 0)
-    noise = gaussian(samples, end - begin, int(embedding.weight.shape[-1]), sigma, seed)
-    return run_baseline(model, tokens, noise, sigma)
+        metrics = [name for name in METRICS if name != "logit_difference" or baseline.question.foil is not None]
+        return Trace(
+            model=model.name,
+            prompt=baseline.prompt.text,
+            subject=fact.subject,
+            tokens=baseline.prompt.tokens,
+            subject_range=baseline.subject,
+            answer=model.text(baseline.question.answer),
+            kind=plan.kind,
+            window=plan.window,
+            noise_sigma=baseline.drawn.level,
+            samples=samples,
+            seed=self.settings.seed,
+            seconds=seconds,
+            engine=engine,
+            provenance=provenance,
+            direction=plan.direction,
+            corruption=str(corruption),
+            head=plan.head,
+            severed=plan.severed,
+            foil=fact.foil,
+            fact=fact.id,
+            others={metric: values(metric) for metric in metrics[1:]},
+            **vars(values("probability")),
+        )
 
-
-def _scores(
-    model: LanguageModel, plan: Plan, baseline: Baseline, engine: str, progress: Progress
-) -> tuple[NDArray[np.float64], str]:
-    """The map, and the engine that made it: where the fast one's self-tests fail, the reference takes over."""
-    try:
-        scores = ENGINES[engine](model, plan.cells, baseline, progress)
-    except NotReplayableError as error:
-        log.warning("the fast engine cannot run this model (%s): tracing with the reference engine", error)
-        engine = "reference"
-        scores = ENGINES[engine](model, plan.cells, baseline, progress)
-    return scores.reshape(plan.tokens, plan.layers), engine
+    def _provenance(self, corruption: Corruption, baseline: Baseline) -> dict[str, Any]:
+        model, settings, spread = self.model, self.settings, self._spread
+        relative = corruption.relative and corruption.kind != "swap"
+        return {
+            **versions(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "threads": torch.get_num_threads(),
+            "weights": self._weights,
+            "preset": self.given.preset,
+            "bos": settings.bos,
+            "bos_added": baseline.prompt.bos_added,
+            "corruption": str(corruption),
+            "counterfactual": baseline.drawn.subject,
+            "embedding_std": spread.std if relative else None,
+            "embedding_std_subjects": spread.count if relative else None,
+            "input_ids": list(baseline.prompt.input_ids),
+            "corrupted_ids": list(baseline.drawn.ids[0]) if corruption.kind == "swap" else None,
+            "answer_id": baseline.question.answer[0],
+            "answer_ids": list(baseline.question.answer),
+            "foil_id": baseline.question.foil,
+        }

@@ -6,7 +6,7 @@ import pytest
 from rome_engine.report import colour
 from rome_engine.report.colour import NEUTRAL, ramp
 
-KINDS = ("hidden", "mlp", "attn", "none")
+KINDS = ("hidden", "mlp", "attn", "head", "pre", "mid", "none")
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -29,8 +29,8 @@ def test_both_signs_start_at_the_same_neutral(kind: str) -> None:
 
 
 def test_signs_and_kinds_have_different_ends() -> None:
-    ends = {ramp(kind, negative=negative)[-1] for kind in KINDS[:3] for negative in (False, True)}
-    assert len(ends) == 6
+    ends = {ramp(kind, negative=negative)[-1] for kind in KINDS[:-1] for negative in (False, True)}
+    assert len(ends) == 12
 
 
 def test_a_scale_ends_at_its_last_anchor() -> None:

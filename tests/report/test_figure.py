@@ -70,8 +70,11 @@ def test_a_baseline_beyond_the_scale_is_named_at_its_end(make_trace: Callable[..
 def test_missing_numbers_leave_cells_out(make_trace: Callable[..., Trace], tmp_path: Path) -> None:
     scores = make_trace().scores.copy()
     scores[2] = nan
+    scores[3, 1] = nan
     save_figure([make_trace(scores=scores, low=nan)], tmp_path / "map.svg")
-    assert "stands" in texts(tmp_path / "map.svg")
+    lines = texts(tmp_path / "map.svg").splitlines()
+    assert "in" in lines and "stands" not in lines
+    assert "1 of 5 tokens were not asked for and are not shown." in lines
 
 
 def test_the_users_matplotlib_stays_as_it_was(trace: Trace, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rome_engine.errors import StorageError, TraceError
-from rome_engine.report.page import Maps, Section, Table, Text, page, save_page, trace_page
+from rome_engine.report.page import Maps, Section, Table, Text, page, save_page
+from rome_engine.report.trace_page import trace_page
 from rome_engine.trace.result import Trace
 
 EVIL = "</script><script>alert(1)</script><b onload=x>\"'&"
@@ -46,9 +47,10 @@ def data_of(html: str) -> Any:
 
 
 def test_the_page_holds_the_trace_exactly(three: list[Trace]) -> None:
-    views = data_of(trace_page(three))["groups"][0]
-    for view, trace in zip(views, three, strict=True):
-        read = Trace.from_dict(view["trace"])
+    group = data_of(trace_page(three))["groups"][0]
+    for view, record, trace in zip(group["views"], group["records"], three, strict=True):
+        read = Trace.from_dict(record)
+        assert view["scores"] == trace.scores.tolist()
         assert (read.scores == trace.scores).all()
         assert (read.tokens, read.high, read.low, read.kind) == (trace.tokens, trace.high, trace.low, trace.kind)
 
@@ -70,7 +72,7 @@ def test_hostile_text_is_harmless_wherever_it_stands(make_trace: Callable[..., T
         outline = Outline(html)
         assert outline.count("script") == 2 and outline.count("b") == 0
         assert not any(name.startswith("onload") for _, attributes in outline.tags for name in attributes)
-        assert data_of(html)["groups"][-1][0]["trace"]["tokens"] == list(tokens)
+        assert data_of(html)["groups"][-1]["records"]["tokens"] == list(tokens)
 
 
 def test_nothing_is_fetched_from_anywhere(three: list[Trace]) -> None:
@@ -87,7 +89,7 @@ def test_sections_stand_in_their_order(trace: Trace) -> None:
     html = page("T", [Table("B", ["x"], [[1]]), Maps("C", [trace]), Text("A", ["p"]), Maps("D", [trace])])
     headings = [text for tag, text in Outline(html).texts if tag == "h2" and text.strip()]
     assert headings == ["B", "C", "A", "D"]
-    assert [len(group) for group in data_of(html)["groups"]] == [1, 1]
+    assert [len(group["views"]) for group in data_of(html)["groups"]] == [1, 1]
     assert re.findall(r'data-group="(\d)"', html) == ["0", "1"]
 
 
@@ -109,7 +111,7 @@ def test_numbers_that_json_lacks_become_null(make_trace: Callable[..., Trace]) -
     scores = make_trace().scores.copy()
     scores[2, 1], scores[3, 3] = nan, inf
     html = trace_page([make_trace(scores=scores, low=nan, provenance={"odd": nan})])
-    trace = data_of(html)["groups"][0][0]["trace"]
+    trace = data_of(html)["groups"][0]["records"]
     assert trace["scores"][2][1] is None and trace["scores"][3][3] is None and trace["low"] is None
     assert "low –" in html
 
@@ -117,7 +119,7 @@ def test_numbers_that_json_lacks_become_null(make_trace: Callable[..., Trace]) -
 def test_a_small_effect_is_said_and_takes_no_colour(make_trace: Callable[..., Trace]) -> None:
     html = trace_page([make_trace(high=0.12)])
     assert "too small to localise" in html and "Strongest cells" not in html
-    assert data_of(html)["groups"][0][0]["ramp"] == "none"
+    assert data_of(html)["groups"][0]["views"][0]["ramp"] == "none"
     assert "too small to localise" not in trace_page([make_trace()])
 
 

@@ -4,7 +4,9 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from rome_engine.report.reading import SMALL_EFFECT, heading, labels, limits, number, strongest, too_small, visible
+from rome_engine.report.naming import heading
+from rome_engine.report.reading import labels, limits, number, strongest, too_small, visible
+from rome_engine.trace.average import SMALL_EFFECT
 from rome_engine.trace.result import Trace
 
 

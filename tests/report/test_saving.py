@@ -1,3 +1,4 @@
+import csv
 import json
 from collections.abc import Callable
 from math import nan
@@ -5,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from rome_engine.errors import StorageError, TraceError
 from rome_engine.report import SUFFIXES, save
+from rome_engine.report.tables import METADATA
 from rome_engine.trace.result import Trace
 
 
@@ -29,6 +32,26 @@ def test_one_trace_comes_back_from_json(trace: Trace, tmp_path: Path) -> None:
 def test_several_traces_are_a_list(three: list[Trace], tmp_path: Path) -> None:
     save(three, tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text()) == [trace.to_dict() for trace in three]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_tables_hold_the_rows_of_all_traces_and_how_they_came_about(
+    three: list[Trace], tmp_path: Path, suffix: str
+) -> None:
+    save(three, tmp_path / f"a{suffix}")
+    if suffix == ".csv":
+        with (tmp_path / "a.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        about = json.loads((tmp_path / "a.csv.json").read_text())
+    else:
+        table = parquet.read_table(tmp_path / "a.parquet")
+        rows, about = table.to_pylist(), json.loads(table.schema.metadata[METADATA])
+    expected = [row for trace in three for row in trace.rows()]
+    assert [(row["kind"], int(row["layer"]), float(row["value"])) for row in rows] == [
+        (row["kind"], row["layer"], row["value"]) for row in expected
+    ]
+    assert [one["kind"] for one in about["traces"]] == ["hidden", "mlp", "attn"]
+    assert about["traces"][0]["provenance"] == three[0].provenance and "scores" not in about["traces"][0]
 
 
 def test_json_holds_no_number_that_json_lacks(make_trace: Callable[..., Trace], tmp_path: Path) -> None:

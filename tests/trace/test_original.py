@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.trace import KINDS, trace_kinds
+from rome_engine.trace import CLASSIC, Settings, trace_maps
 from rome_engine.trace.corrupt import embedding_std
 
 TABLES = json.loads((Path(__file__).parent / "original_tables.json").read_text(encoding="utf-8"))
@@ -23,9 +23,10 @@ pytestmark = pytest.mark.embedded
 @pytest.mark.parametrize("name", PROMPTS)
 def test_preset_rome_is_the_original_procedure(embedded_model: LanguageModel, name: str) -> None:
     table = TABLES[name]
-    traces = trace_kinds(
-        embedded_model, *PROMPTS[name], kinds=KINDS, preset="rome", noise=table["noise_sigma"], samples=table["samples"]
+    settings = Settings(
+        kinds=CLASSIC, preset="rome", corruptions=(table["noise_sigma"],), samples=table["samples"]
     )
+    traces = trace_maps(embedded_model, *PROMPTS[name], settings)
     for found in traces:
         assert found.provenance["input_ids"] == table["input_ids"]
         assert list(found.subject_range) == table["subject_range"]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rome_engine.errors import AmbiguousSubjectError, SubjectNotFoundError, TraceError
-from rome_engine.trace import Trace, trace, trace_kinds, wavefront
+from rome_engine.errors import AmbiguousSubjectError, SubjectNotFoundError, TargetError, TraceError
+from rome_engine.trace import KINDS, Settings, Trace, trace, trace_maps, wave
+from rome_engine.trace.roles import BEFORE, ROLES
 from tests import tiny
 
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
@@ -48,10 +49,87 @@ def test_the_seed_pairs_and_changes_the_noise() -> None:
 
 def test_several_kinds_share_one_run() -> None:
     model = tiny.shared("gpt2")
-    together = trace_kinds(model, PROMPT, SUBJECT, kinds=("hidden", "mlp"), noise=1.0, samples=2, window=2)
-    alone = trace(model, PROMPT, SUBJECT, kind="mlp", noise=1.0, samples=2, window=2)
-    np.testing.assert_array_equal(together[1].scores, alone.scores)
-    assert [one.kind for one in together] == ["hidden", "mlp"]
+    settings = Settings(kinds=("hidden", "mlp"), windows=(2, 3), corruptions=(1.0,), samples=2)
+    together = trace_maps(model, PROMPT, SUBJECT, settings)
+    assert [(one.kind, one.window) for one in together] == [("hidden", 1), ("mlp", 2), ("mlp", 3)]
+    for one in together[1:]:
+        alone = trace(model, PROMPT, SUBJECT, kind="mlp", noise=1.0, samples=2, window=one.window)
+        np.testing.assert_allclose(one.scores, alone.scores, rtol=1e-5)
+
+
+def test_every_corruption_graph_and_head_makes_its_maps() -> None:
+    model = tiny.shared("llama")
+    settings = Settings(
+        kinds=("hidden", "head"), corruptions=("1.0", "uniform:1.0"), severed=("", "mlp"), positions="last", samples=2
+    )
+    found = trace_maps(model, PROMPT, SUBJECT, settings)
+    assert len(found) == 2 * 2 * (1 + tiny.HEADS)
+    named = {(one.corruption, one.severed, one.kind, one.head) for one in found}
+    assert len(named) == len(found) and ("uniform:1", "mlp", "head", 3) in named
+    assert all(np.isnan(one.scores[:-1]).all() and np.isfinite(one.scores[-1]).all() for one in found)
+
+
+def test_necessity_and_sufficiency_are_effects_on_different_runs() -> None:
+    model = tiny.shared("neox")
+    restore, corrupt = (
+        trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, direction=way)
+        for way in ("restore", "corrupt")
+    )
+    assert (restore.high, restore.low) == (corrupt.high, corrupt.low)
+    last = len(restore.tokens) - 1
+    assert restore.scores[last, -1] == pytest.approx(restore.high) and restore.indirect_effect[last, -1] == (
+        pytest.approx(restore.total_effect)
+    )
+    assert corrupt.scores[last, -1] == pytest.approx(corrupt.low) and corrupt.indirect_effect[last, -1] == (
+        pytest.approx(corrupt.total_effect)
+    )
+
+
+def test_every_metric_comes_from_the_same_pass() -> None:
+    model = tiny.shared("llama")
+    found = trace(model, PROMPT, SUBJECT, noise=1.0, samples=3, foil="London")
+    assert found.metrics == ("probability", "log_probability", "logit_difference", "kl", "rank")
+    assert trace(model, PROMPT, SUBJECT, noise=1.0, samples=1).metrics == ("probability", "log_probability", "kl", "rank")
+    other = found.of("kl")
+    assert other.metric == "kl" and other.high == pytest.approx(0, abs=1e-5) and other.low > 0.001
+    assert other.of("probability").to_dict() == found.to_dict()
+    with pytest.raises(TraceError, match="no metric 'loss'"):
+        found.of("loss")
+    logits = model.next_token_logits(model.tokenize(PROMPT, SUBJECT, "auto"))
+    difference = logits[found.provenance["answer_id"]] - logits[found.provenance["foil_id"]]
+    assert found.of("logit_difference").high == pytest.approx(float(difference), rel=1e-4)
+    assert found.of("rank").high == 1
+
+
+def test_an_answer_of_several_tokens_is_scored_by_teacher_forcing() -> None:
+    model = tiny.shared("llama")
+    answer = "São Paulo in Zürich"
+    found = trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, answer=answer, bos="never")
+    ids = found.provenance["answer_ids"]
+    assert len(ids) > 2 and found.answer == " " + answer
+    prompt = model.tokenize(PROMPT, SUBJECT)
+    assert found.of("log_probability").high == pytest.approx(model.target_log_probability(prompt, ids), rel=1e-5)
+    assert found.scores.shape[0] == len(prompt.input_ids)
+
+
+def test_the_severed_preset_is_three_graphs_at_the_last_subject_token() -> None:
+    found = trace_maps(tiny.shared("llama"), PROMPT, SUBJECT, Settings(corruptions=(1.0,), preset="rome-severed", samples=2))
+    assert [(one.kind, one.severed) for one in found] == [("hidden", ""), ("hidden", "mlp"), ("hidden", "attn")]
+    at = found[0].subject_range[1] - 1
+    for one in found:
+        assert np.flatnonzero(np.isfinite(one.scores[:, 0])).tolist() == [at]
+    assert np.abs(found[0].scores[at] - found[1].scores[at]).max() > 1e-4
+
+
+def test_a_parallel_block_has_no_residual_between_its_parts() -> None:
+    with pytest.raises(TraceError, match="side by side"):
+        trace(tiny.shared("neox"), PROMPT, SUBJECT, noise=1.0, kind="mid")
+    assert trace(tiny.shared("llama"), PROMPT, SUBJECT, noise=1.0, samples=1, kind="mid").kind == "mid"
+
+
+def test_a_foil_that_begins_as_the_answer_is_refused() -> None:
+    with pytest.raises(TraceError, match="same token"):
+        trace(tiny.shared("llama"), PROMPT, SUBJECT, noise=1.0, answer="Paris", foil="Paris")
 
 
 def test_both_engines_by_name() -> None:
@@ -80,6 +158,16 @@ def test_a_template_settles_which_occurrence_is_meant() -> None:
         ({"samples": 0}, TraceError),
         ({"noise": "loud"}, TraceError),
         ({"window": 0, "kind": "mlp"}, TraceError),
+        ({"kind": "head"}, TraceError),
+        ({"direction": "sideways"}, TraceError),
+        ({"severed": ("brain",)}, TraceError),
+        ({"positions": "somewhere"}, TraceError),
+        ({"positions": "99"}, TraceError),
+        ({"preset": "rome", "direction": "corrupt"}, TraceError),
+        ({"preset": "rome", "noise": "swap"}, TraceError),
+        ({"preset": "rome-severed", "kind": "mlp"}, TraceError),
+        ({"answer": " "}, TargetError),
+        ({"memory": 1000}, TraceError),
     ],
 )
 def test_bad_input_is_one_clear_line(options: dict[str, object], error: type[Exception]) -> None:
@@ -110,8 +198,11 @@ def test_a_trace_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_the_tidy_table_has_a_row_a_cell() -> None:
     found = trace(tiny.shared("llama"), "You can find the Louvre in", "the Louvre", samples=1, noise=1.0)
     rows = found.rows()
-    assert len(rows) == found.scores.size
-    assert {row["role"] for row in rows} == {"before", "subject", "after"}
+    assert len(rows) == found.scores.size * len(found.metrics)
+    assert len({(row["token"], row["layer"], row["metric"]) for row in rows}) == len(rows)
+    assert {row["role"] for row in rows} == {BEFORE, ROLES[0], ROLES[1], ROLES[2], ROLES[5]}
+    (one,) = [row for row in rows if (row["token"], row["layer"], row["metric"]) == (3, 2, "kl")]
+    assert one["value"] == found.of("kl").scores[3, 2] and one["clean"] == found.of("kl").high
 
 
 def test_where_the_fast_engine_cannot_run_the_reference_does_and_says_so(
@@ -120,7 +211,7 @@ def test_where_the_fast_engine_cannot_run_the_reference_does_and_says_so(
     model = tiny.shared("llama")
     slow = trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, engine="reference")
     # A self-test that nothing passes stands for a model whose blocks cannot be replayed.
-    monkeypatch.setattr(wavefront, "REPLAY_TOLERANCE", {torch.float32: -1.0})
+    monkeypatch.setattr(wave, "REPLAY_TOLERANCE", {torch.float32: -1.0})
     found = trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, engine="fast")
     assert found.engine == "reference" and "reference engine" in caplog.text
     np.testing.assert_array_equal(found.scores, slow.scores)

@@ -10,7 +10,7 @@
   const number = (value, signed = false) => {
     if (!known(value)) return "–";
     const size = Math.abs(value);
-    const text = size > 0 && size < 0.0005 ? size.toExponential(1) : size.toFixed(3);
+    const text = size > 0 && size < 0.0005 ? size.toExponential(1) : size.toFixed(size < 100 ? 3 : size < 1000 ? 1 : 0);
     return (value < 0 ? "−" : signed && value > 0 ? "+" : "") + text;
   };
   const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
@@ -47,8 +47,8 @@
 
   class HeatMap {
     constructor(figure, view, settings) {
-      Object.assign(this, { figure, view, settings, trace: view.trace, at: view.start, pin: null });
-      this.scores = view.trace.scores;
+      Object.assign(this, { figure, view, settings, at: view.start, pin: null });
+      this.scores = view.scores;
       this.tokens = this.scores.length;
       this.layers = this.scores[0].length;
       for (const part of ["labels", "cells", "column", "axis", "profile", "readout", "scale", "cursor", "pinned"]) {
@@ -60,16 +60,15 @@
     }
 
     build() {
-      const [begin, end] = this.trace.subject_range;
-      this.view.labels.forEach((label, index) => {
-        const name = element("span", label, index >= begin && index < end ? "subject" : "");
-        name.title = JSON.stringify(this.trace.tokens[index]);
+      this.view.rows.forEach((label, index) => {
+        const name = element("span", label, this.view.bold[index] ? "subject" : "");
+        name.title = label;
         this.labels.append(name);
       });
       const svg = this.cells.querySelector("svg");
       svg.setAttribute("viewBox", `0 0 ${this.layers} ${this.tokens}`);
       this.rects = this.scores.map((row, y) => row.map((_, x) => drawn(svg, "rect", { x, y, width: 1, height: 1 })));
-      this.cells.classList.toggle("gaps", this.scores.flat().some((score) => !known(score)));
+      this.cells.classList.toggle("gaps", this.view.missing);
       const step = [1, 2, 5, 10, 20, 50].find((each) => this.layers / each <= 8) || 100;
       for (let layer = 0; layer < this.layers; layer += step) {
         const tick = element("span", String(layer));
@@ -125,10 +124,11 @@
 
     describe([token, layer]) {
       const score = this.scores[token][layer];
-      return [
-        `“${this.view.labels[token]}” · layer ${layer}`,
-        `p ${number(score)} · indirect effect ${number(less(score, this.trace.low), true)}`,
-      ];
+      const parts = this.view.base === null || this.settings.modes === 1
+        ? [`${this.view.measure} ${number(score, this.view.diverging)}`]
+        : [`${this.view.measure} ${number(score)}`, `indirect effect ${number(this.effect(score), true)}`];
+      if (this.view.bands) parts.push(`95 % [${this.view.bands.map((side) => number(side[token][layer], true)).join(", ")}]`);
+      return [`“${this.view.rows[token]}” · layer ${layer}`, parts.join(" · ")];
     }
 
     tell(x, y) {
@@ -146,23 +146,37 @@
 
     /* The scale's ends: of scores, or of effects, the latter as far below zero as above. */
     ends() {
-      const views = this.settings.scale === "shared" ? this.settings.views : [this.view];
+      const like = (view) => view.measure === this.view.measure && view.sign === this.view.sign;
+      const views = this.settings.scale === "shared" ? this.settings.views.filter(like) : [this.view];
       if (this.settings.mode === "score") {
         return [Math.min(...views.map((view) => view.bottom)), Math.max(...views.map((view) => view.top))];
       }
-      const sizes = views.flatMap((view) => [less(view.top, view.trace.low), less(view.bottom, view.trace.low)]);
+      const sizes = views.flatMap((view) => [less(view.top, view.base), less(view.bottom, view.base)]);
       const most = Math.max(...sizes.filter(known).map(Math.abs), 1e-9);
       return [-most, most];
     }
 
-    value(score) { return this.settings.mode === "score" ? score : less(score, this.trace.low); }
+    /* How far a cell moves the patched run. */
+    effect(score) { return this.view.sign > 0 ? less(score, this.view.base) : less(this.view.base, score); }
+
+    value(score) { return this.settings.mode === "score" ? score : this.effect(score); }
 
     shade(value) {
       const ramps = data.ramps[this.view.ramp][dark.matches && !printing ? "dark" : "light"];
       const pick = (ramp, share) => ramp[Math.round(clamp(share, 0, 1) * (ramp.length - 1))];
       const [least, most] = this.ends();
-      if (this.settings.mode === "score") return pick(ramps.positive, (value - least) / (most - least));
-      return value >= 0 ? pick(ramps.positive, value / most) : pick(ramps.negative, -value / most);
+      const { sign, orientation, base, diverging } = this.view;
+      if (this.settings.mode === "score" && diverging) {
+        const towards = sign * orientation * (value - base);
+        const farthest = Math.max(most - base, base - least, 1e-9);
+        return pick(towards >= 0 ? ramps.positive : ramps.negative, Math.abs(towards) / farthest);
+      }
+      if (this.settings.mode === "score") {
+        const share = (value - least) / (most - least);
+        return pick(ramps.positive, sign * orientation > 0 ? share : 1 - share);
+      }
+      const towards = orientation * value;
+      return towards >= 0 ? pick(ramps.positive, towards / most) : pick(ramps.negative, -towards / most);
     }
 
     paint() {
@@ -177,12 +191,12 @@
     legend() {
       const [least, most] = this.ends();
       const bar = element("div", "", "bar");
-      const stops = Array.from({ length: 33 }, (_, index) => this.shade(least + ((most - least) * index) / 32));
+      const stops = Array.from({ length: 65 }, (_, index) => this.shade(least + ((most - least) * index) / 64));
       bar.style.background = `linear-gradient(to right, ${stops.join(",")})`;
       this.scale.replaceChildren(bar);
       const place = (value) => 100 * clamp((value - least) / (most - least), 0, 1);
       const score = this.settings.mode === "score";
-      for (const [name, base] of [["low", this.trace.low], ["high", this.trace.high]]) {
+      for (const [name, base] of this.view.marks) {
         const value = this.value(base);
         if (!known(value)) continue;
         const beyond = value > most ? " →" : value < least ? " ←" : "";
@@ -192,7 +206,7 @@
       }
       const ends = [number(least, !score), number(most, !score)].map((text) => element("span", text, "end"));
       ends[0].style.left = ends[1].style.right = "0";
-      const middle = element("span", score ? `p(${this.trace.answer.trim()})` : "indirect effect: p − low", "end");
+      const middle = element("span", score || this.settings.modes === 1 ? this.view.measure : "indirect effect", "end");
       middle.style.left = "50%";
       middle.style.transform = "translateX(-50%)";
       this.scale.append(...ends, middle);
@@ -216,7 +230,7 @@
         const of = ([token, layer]) => this.scores[token][layer];
         const [token, layer] = this.pin;
         const apart = number(less(of(this.at), of(this.pin)), true);
-        lines.push(`Pinned “${this.view.labels[token]}” · layer ${layer} · p ${number(of(this.pin))} · difference ${apart}`);
+        lines.push(`Pinned “${this.view.rows[token]}” · layer ${layer} · ${number(of(this.pin))} · difference ${apart}`);
       }
       this.readout.replaceChildren(...lines.map((text) => element("div", text)));
     }
@@ -229,9 +243,10 @@
       row.replaceChildren();
       row.setAttribute("viewBox", `0 0 ${this.layers} 1`);
       drawn(row, "path", { class: "here", d: `M${layer + 0.5} 0V1` });
-      for (const base of [this.trace.low, this.trace.high]) {
+      const levels = this.view.marks.length ? this.view.marks.map(([, base]) => base) : [this.view.base];
+      for (const base of levels) {
         const value = this.value(base);
-        if (known(value) && value <= most) drawn(row, "path", { class: "base", d: `M0 ${1 - share(base)}H${this.layers}` });
+        if (known(value) && value <= most && value >= least) drawn(row, "path", { class: "base", d: `M0 ${1 - share(base)}H${this.layers}` });
       }
       const along = (scores) => line(scores, (value, x) => `${x + 0.5} ${1 - share(value)}`);
       if (this.pin) drawn(row, "path", { class: "pin", d: along(this.scores[this.pin[0]]) });
@@ -251,8 +266,8 @@
 
   const all = [];
   for (const group of document.querySelectorAll(".maps")) {
-    const views = data.groups[Number(group.dataset.group)];
-    const settings = { mode: "score", scale: "own", views };
+    const { views, records, file, mode, modes } = data.groups[Number(group.dataset.group)];
+    const settings = { mode, modes, scale: "own", views };
     const figures = [...group.querySelectorAll("figure")];
     const maps = figures.map((figure, index) => new HeatMap(figure, views[index], settings));
     const controls = group.querySelector(".controls");
@@ -268,9 +283,8 @@
         maps.forEach((map) => map.paint());
       }
     });
-    group.querySelector(".download").addEventListener("click", () => {
-      const traces = views.map((view) => view.trace);
-      download("trace.json", traces.length === 1 ? traces[0] : traces);
+    group.querySelector(".download")?.addEventListener("click", () => {
+      download(file, records);
     });
     all.push(...maps);
   }

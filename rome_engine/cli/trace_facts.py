@@ -1,0 +1,191 @@
+"""`rome-engine trace-facts`: which states carry facts, averaged over a file of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from rome_engine.cli import options, output, tracing
+from rome_engine.cli.loading import load
+from rome_engine.errors import StorageError
+
+if TYPE_CHECKING:
+    from rome_engine.trace.over_facts import Watch
+
+CLASSIC = ("hidden", "mlp", "attn")
+
+
+def command(
+    facts: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Facts as a JSON list, or one JSON object a line (.jsonl): this program's own (prompt, subject, "
+            "target_true), ROME's known facts (prompt, subject, attribute), or CounterFact's. Without it: the facts "
+            "that are included.",
+        ),
+    ] = None,
+    model: options.Model = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            metavar="FILE",
+            help="Where each fact is kept when it is finished; the same command goes on from there. Without it: a file "
+            "in this folder, named after the facts and the model.",
+        ),
+    ] = None,
+    kind: tracing.Kinds = None,
+    window: tracing.Windows = None,
+    samples: tracing.Samples = 10,
+    noise: tracing.Noise = None,
+    direction: tracing.Direction = "restore",
+    sever: tracing.Sever = None,
+    tokens: tracing.Tokens = "all",
+    metric: Annotated[
+        tracing.Metric,
+        typer.Option(
+            metavar="NAME",
+            help="What is averaged: probability, log_probability, logit_difference (of facts with a foil), kl (to the "
+            "clean run) or rank. May be changed afterwards, like the next three.",
+        ),
+    ] = "probability",
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Trace the first N of the facts that the model answers right."),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="Leave facts out of the means whose total effect is under X of probability: too small to localise.",
+        ),
+    ] = 0.05,
+    include_small: Annotated[
+        bool, typer.Option("--include-small", metavar=options.FLAG, help="Average these facts all the same.")
+    ] = False,
+    preset: Annotated[
+        Literal["rome", "rome-severed"] | None,
+        typer.Option(metavar="NAME", help="rome, or rome-severed: exactly as in Meng et al. 2022; see trace."),
+    ] = None,
+    engine: tracing.Engine = "fast",
+    bos: tracing.BosPolicy = "auto",
+    seed: options.Seed = 1,
+    memory: tracing.Memory = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to write: .html (interactive), .png, .svg, .pdf, .json, or .csv and .parquet (tidy tables). "
+            "Several times for several files.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Trace a file of facts and average by token role: which states carry the answers to prompts of many kinds.
+
+    Only facts that the model answers right are traced. It can be interrupted: the same command goes on.
+    """
+    files = out or []
+    for path in (*files, *([] if run is None else [run])):
+        output.check_writable(path)
+
+    from rome_engine.files import suffix_among
+    from rome_engine.report.average_saving import AVERAGE_SUFFIXES, save_average
+    from rome_engine.report.average_terminal import average_text
+    from rome_engine.report.reading import CAVEAT, NECESSITY_CAVEAT
+    from rome_engine.resources import data_file
+    from rome_engine.trace import averaging, over_facts
+    from rome_engine.trace.factfile import read_facts
+    from rome_engine.trace.store import check_run
+
+    for path in files:
+        suffix_among(path, AVERAGE_SUFFIXES)
+    averaging.check(metric, threshold)
+    settings = tracing.settings(
+        kinds=kind,
+        windows=window,
+        noise=noise,
+        severed=sever,
+        tokens=tokens,
+        memory=memory,
+        default_kinds=("hidden",) if preset == "rome-severed" else CLASSIC,
+        samples=samples,
+        direction=direction,
+        preset=preset,
+        engine=engine,
+        bos=bos,
+        seed=seed,
+    )
+    source = data_file("facts.json") if facts is None else facts
+    known = read_facts(source)
+    kept = _default_run(source, model) if run is None else run
+    output.check_writable(kept)
+    _check_apart(source, kept, files)
+    check_run(kept, over_facts.asked(known, settings))
+    loaded = load(model, dtype, device, revision, trust_remote_code)
+    output.stderr().print(f"run: {kept}", markup=False, highlight=False, soft_wrap=True)
+    try:
+        with _watching() as watch:
+            found = over_facts.trace_facts(
+                loaded,
+                known,
+                settings,
+                kept,
+                limit=limit,
+                metric=metric,
+                threshold=threshold,
+                include_small=include_small,
+                watch=watch,
+            )
+    except KeyboardInterrupt as interrupt:
+        said = f"interrupted: the finished facts are kept in {kept}, and the same command goes on from there"
+        raise typer.Exit(output.complain(said, 1, "")) from interrupt
+    for path in files:
+        save_average(found, path)
+    if as_json:
+        output.emit(found.to_dict())
+    else:
+        output.stdout().print(average_text(found))
+        output.stdout().print(Text(CAVEAT if direction == "restore" else NECESSITY_CAVEAT, style="dim"))
+    for path in files:
+        output.written(path)
+
+
+def _default_run(source: Path, model: str | None) -> Path:
+    """In the current folder, named after the facts and the model."""
+    from rome_engine.model.embedded import NAME
+
+    return Path(f"{source.stem}-{NAME if model is None else Path(model).resolve().name}.sqlite")
+
+
+def _check_apart(source: Path, run: Path, files: Sequence[Path]) -> None:
+    """Say before any work that one file would be written over another. Raises StorageError."""
+    taken = {source.resolve(): "the facts are read from it", run.resolve(): "the run is kept in it"}
+    if source.resolve() == run.resolve():
+        raise StorageError(f"cannot keep the run in {run}: the facts are read from it; name another file with --run")
+    for path in files:
+        if path.resolve() in taken:
+            raise StorageError(f"cannot write {path}: {taken[path.resolve()]}; give another name")
+
+
+@contextmanager
+def _watching() -> Iterator[Watch]:
+    """A progress bar for each part of the work, one after the other."""
+    labels = {"asking": "asking the model which facts it knows", "tracing": "tracing facts"}
+    with ExitStack() as shown:
+
+        def watch(part: str) -> output.Tick:
+            shown.close()
+            return shown.enter_context(output.progress(labels[part]))
+
+        yield watch

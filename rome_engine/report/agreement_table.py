@@ -1,0 +1,53 @@
+"""How far corruptions agree, as lines of text and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rome_engine.report.naming import corruption_name, map_names
+from rome_engine.trace.agreement import agreement
+from rome_engine.trace.result import Trace
+
+EXPLAINED = (
+    "Spearman's rank correlation of two maps' cells, tokens from the subject on: 1 where both corruptions order all "
+    "states alike, 0 where their orders have nothing in common."
+)
+
+
+def agreement_lines(traces: Sequence[Trace]) -> list[str]:
+    """A line a pair of maps that differ in the corruption alone."""
+    return [
+        f"Agreement of corruptions, {name}: {first} and {second} {_shown(row)} (Spearman, {row['cells']} cells)"
+        for name, first, second, row in _named(traces)
+    ]
+
+
+def agreement_rows(traces: Sequence[Trace]) -> list[list[str | float | int | None]]:
+    """Map, two corruptions, correlation, cells, note."""
+    return [
+        [name, first, second, row["correlation"], row["cells"], row["note"] or ""]
+        for name, first, second, row in _named(traces)
+    ]
+
+
+def _named(traces: Sequence[Trace]) -> list[tuple[str, str, str, dict[str, Any]]]:
+    rows = agreement(traces)
+    if not rows:
+        return []
+    # One trace stands for each map whatever the corruption: its name then says only what else differs.
+    maps: dict[tuple[Any, ...], Trace] = {}
+    for one in traces:
+        maps.setdefault(_map(vars(one)), one)
+    same = traces[0].corruption
+    names = dict(zip(maps, map_names([replace(one, corruption=same) for one in maps.values()]), strict=True))
+    return [(names[_map(row)], corruption_name(row["first"]), corruption_name(row["second"]), row) for row in rows]
+
+
+def _map(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("kind", "window", "head", "direction", "severed", "metric"))
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return f"{row['correlation']:.2f}" if row["correlation"] is not None else f"– ({row['note']})"

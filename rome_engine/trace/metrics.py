@@ -1,0 +1,61 @@
+"""What is read off the logits of a run: all metrics from one pass (Zhang & Nanda 2023, section 2, for their choice)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+METRICS = ("probability", "log_probability", "logit_difference", "kl", "rank")
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What the logits are asked.
+
+    answer: the tokens of the answer, teacher-forced: those of several tokens are multiplied (probability) or added
+    (log-probability, KL). foil: the token whose logit is subtracted from that of the answer's first token. clean: the
+    clean run's log-probabilities (answer, d_vocab), which KL compares with.
+    """
+
+    answer: tuple[int, ...]
+    foil: int | None = None
+    clean: Float[Tensor, "answer d_vocab"] | None = None
+
+
+def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) -> Float[Tensor, "rows metrics"]:
+    """The metrics of each row in the order of METRICS, in float64 on the CPU; what was not asked is NaN.
+
+    probability and log_probability (nats) of the whole answer; logit_difference of its first token to the foil; kl:
+    KL(clean ‖ this run) in nats, summed over the answer's positions; rank: that of the answer's token, 1 the most
+    probable, and the worst of several. The logits are overwritten: arrays of their size are what this costs.
+    """
+    logits = logits.float()
+    rows = logits.shape[0]
+    answer = torch.tensor(question.answer, device=logits.device)[None, :, None].expand(rows, -1, 1)
+    chosen = logits.gather(-1, answer)  # (rows, answer, 1)
+    found = torch.full((rows, len(METRICS)), torch.nan, dtype=torch.float64)
+    if question.foil is not None:
+        found[:, 2] = chosen[:, 0, 0].double() - logits[:, 0, question.foil].double()
+    found[:, 4] = 1 + _count(logits > chosen).amax(-1).double()
+    cross = None if question.clean is None else torch.einsum("rav,av->ra", logits, question.clean.exp()).double()
+    largest = logits.amax(-1, keepdim=True)
+    total = largest[..., 0].double() + logits.sub_(largest).exp_().sum(-1).double().log()  # (rows, answer)
+    log_probability = (chosen[..., 0].double() - total).sum(-1)
+    found[:, 0], found[:, 1] = log_probability.exp(), log_probability
+    if cross is not None and question.clean is not None:
+        # Σ p (log p - log q), where log q = logits - total: no other array of the vocabulary's size is made.
+        p = question.clean.double().exp()
+        found[:, 3] = ((p * question.clean).sum(-1) + p.sum(-1) * total - cross).sum(-1)
+    return found
+
+
+def _count(mask: Bool[Tensor, "rows answer d_vocab"]) -> Float[Tensor, "rows answer"]:
+    """How many are true: numpy counts bytes as they lie, where torch makes wide integers of them first."""
+    if mask.device.type != "cpu":
+        return mask.sum(-1).float()
+    rows = mask.flatten(0, 1).numpy()
+    return torch.tensor([np.count_nonzero(row) for row in rows], dtype=torch.float32).view(mask.shape[:-1])

@@ -1,0 +1,134 @@
+"""Tracing the facts of a file that the model answers right, one by one, into a run that can be gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rome_engine.facts import Fact
+from rome_engine.model.language_model import LanguageModel
+from rome_engine.trace import bootstrap, known
+from rome_engine.trace.average import SMALL_EFFECT, Average
+from rome_engine.trace.averaging import average, check
+from rome_engine.trace.factfile import FactFile
+from rome_engine.trace.per_fact import FactMaps
+from rome_engine.trace.plan import Progress
+from rome_engine.trace.run import Tracer
+from rome_engine.trace.settings import Settings
+from rome_engine.trace.store import RunStore
+from rome_engine.versions import versions
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[str], Progress]
+"""Told what begins ("asking" the model which facts it knows, then "tracing" them); gives whom to tell how far it is."""
+
+
+def trace_facts(
+    model: LanguageModel,
+    facts: FactFile,
+    settings: Settings,
+    run: str | Path,
+    *,
+    limit: int | None = None,
+    metric: str = "probability",
+    threshold: float = SMALL_EFFECT,
+    include_small: bool = False,
+    resamples: int = bootstrap.RESAMPLES,
+    watch: Watch | None = None,
+) -> Average:
+    """The averages over the facts that the model answers right, of which at most the first `limit` are traced.
+
+    What is scored is the first token of the right answer, which is the model's most probable next token. run: the file
+    that keeps each fact when it is finished. The same call again goes on where an earlier one ended, however that was,
+    and gives the numbers of one that was never interrupted; limit, metric, threshold and the bootstrap choose from what
+    the file holds and may be changed. A fact whose trace raises an error is counted, and tried again the next time.
+    settings.seed is the bootstrap's seed too.
+
+    Raises TraceError where no fact enters, and as RunStore does.
+    """
+    check(metric, threshold, resamples)
+    tracer = Tracer(model, settings)
+    given = configuration(model, facts, settings)
+    with RunStore(Path(run), given) as store:
+        if not store.filtered:
+            _filter(model, facts, settings, store, None if watch is None else watch("asking"))
+        _trace(tracer, dict(facts.facts), store, limit, None if watch is None else watch("tracing"))
+        return average(
+            store.traced(limit),
+            store.counts(limit),
+            metric=metric,
+            threshold=threshold,
+            include_small=include_small,
+            resamples=resamples,
+            seed=settings.seed,
+            left=store.left(limit),
+            model=model.name,
+            source=facts.name,
+            samples=settings.samples,
+            seconds=store.seconds(limit),
+            provenance=given,
+        )
+
+
+def configuration(model: LanguageModel, facts: FactFile, settings: Settings) -> dict[str, Any]:
+    """All that the numbers of a run depend on, by name: what may not change while it is gone on with.
+
+    The number of threads is among it, because sums are rounded otherwise with another one.
+    """
+    backend: Any = getattr(model.tokenizer, "backend_tokenizer", None)
+    tokenizer = "" if backend is None else backend.to_str()
+    return {
+        **asked(facts, settings),
+        "weights": model.weight_hash(),
+        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+    }
+
+
+def asked(facts: FactFile, settings: Settings) -> dict[str, Any]:
+    """The part of the configuration that can be told without the model."""
+    return {"facts": facts.sha256, **asdict(settings), **versions(), "threads": torch.get_num_threads()}
+
+
+def _filter(
+    model: LanguageModel, facts: FactFile, settings: Settings, store: RunStore, progress: Progress | None
+) -> None:
+    """Put down which facts the model answers right."""
+    verdicts = known.ask(model, [fact for _, fact in facts.facts], settings.resolved.bos, progress)
+    statuses: list[tuple[int, str | None, str, str]] = [
+        (number, fact.id, verdict.status, verdict.reason)
+        for (number, fact), verdict in zip(facts.facts, verdicts, strict=True)
+    ]
+    statuses += [(one.number, None, "malformed", one.reason) for one in facts.malformed]
+    store.keep_statuses(sorted(statuses))
+
+
+def _trace(
+    tracer: Tracer, facts: dict[int, Fact], store: RunStore, limit: int | None, progress: Progress | None
+) -> None:
+    """Trace what is open, in the file's order."""
+    open_records, total = store.open(limit), len(store.answered(limit))
+    for index, record in enumerate(open_records):
+        if progress is not None:
+            progress(total - len(open_records) + index, total)
+        began = time.perf_counter()
+        try:
+            # Without a target_true the model's own answer is scored: it is the right one's first token.
+            maps = FactMaps.of(tracer.maps(replace(facts[record], target_true=None)))
+        except Exception as error:  # of whichever kind: the other facts are worth having
+            log.debug("record %d failed", record, exc_info=True)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            store.fail(record, reason, time.perf_counter() - began)
+        else:
+            store.finish(record, maps, time.perf_counter() - began)
+    if progress is not None:
+        progress(total, total)
