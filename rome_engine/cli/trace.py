@@ -98,8 +98,7 @@ def command(
     if as_json:
         output.emit(_record([trace.to_dict() for trace in shown], agreement(shown)))
     else:
-        for trace in shown:
-            output.stdout().print(report.heat_map(trace))
+        output.stdout().print(report.heat_maps(shown))
     for path in files:
         output.written(path)
 

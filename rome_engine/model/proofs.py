@@ -169,7 +169,7 @@ def unembed(
     hidden: Float[Tensor, "*batch d_model"],
     out: Tensor | None = None,
 ) -> Float[Tensor, "*batch d_vocab"]:
-    """The logits of last-block outputs: final norm, unembedding, scale and softcap; in the memory `out` where it can."""
+    """The logits of last-block outputs: final norm, unembedding, scale and softcap; in the memory `out` if possible."""
     normed: Tensor = model.get_submodule(architecture.final_norm)(hidden)
     module: Any = model.get_submodule(architecture.unembedding)
     logits: Tensor
@@ -187,8 +187,9 @@ def unembed(
 
 def _is_plain_product(module: Any) -> bool:
     """A linear layer without bias that nobody has changed, offloaded or put a hook on."""
-    changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
-    return type(module) is nn.Linear and module.bias is None and module.weight.device.type == "cpu" and not changed
+    if type(module) is not nn.Linear or "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return bool(module.bias is None) and bool(module.weight.device.type == "cpu")
 
 
 def _error(value: Tensor, reference: Tensor) -> float:

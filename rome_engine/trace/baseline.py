@@ -169,7 +169,7 @@ def _asked(
     """The question with the clean run's distribution, and every row's metrics; one row's logits at a time."""
     clean = model.unembed(top[:1]).float().log_softmax(-1)[0]
     question = Question(answer, foil, clean)
-    scores = torch.cat([measure(model.unembed(row), question) for row in top.split(1)])
+    scores = torch.cat([measure(model.unembed(row), question) for row in torch.split(top, 1)])
     if not bool(torch.isfinite(scores[:, :2]).all()):
         raise TraceError(
             "the model's probabilities are not finite on this prompt: load it in a wider type (--dtype float32)"

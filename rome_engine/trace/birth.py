@@ -34,9 +34,7 @@ class Births:
         self._base, self._budget = base_run(direction), budget
         self._made: dict[Key, Tensor] = {}
 
-    def state(
-        self, layer: int, patches: Sequence[Patch], start: int
-    ) -> Float[Tensor, "samples n d_model"]:
+    def state(self, layer: int, patches: Sequence[Patch], start: int) -> Float[Tensor, "samples n d_model"]:
         """What the layer gives to the tokens from `start` on; layer -1 is what the first block is given."""
         baseline = self.baseline
         states = baseline.inputs(layer + 1, self._base)[:, start:]

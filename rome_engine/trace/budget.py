@@ -9,7 +9,7 @@ from rome_engine.trace.baseline import Baseline
 DEFAULT = 1 << 30
 """Bytes where nothing else is asked for."""
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 768
 """Rows × tokens of a block call: products run at full speed from a few hundred on, and what lies between them should
 stay in the cache."""
 

@@ -105,9 +105,7 @@ def gaussian(samples: int, length: int, width: int, sigma: float, seed: int) -> 
     return torch.from_numpy(sigma * draw)
 
 
-def draw(
-    corruption: Corruption, spread: Spread, ids: Sequence[int], length: int, samples: int, seed: int
-) -> Drawn:
+def draw(corruption: Corruption, spread: Spread, ids: Sequence[int], length: int, samples: int, seed: int) -> Drawn:
     """The corrupted rows of a prompt whose subject has `length` tokens; kind "swap" is drawn elsewhere."""
     level = corruption.level * spread.std if corruption.relative else corruption.level
     random = np.random.RandomState(seed)

@@ -41,13 +41,17 @@ def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) ->
     if question.foil is not None:
         found[:, 2] = chosen[:, 0, 0].double() - logits[:, 0, question.foil].double()
     found[:, 4] = 1 + _count(logits > chosen).amax(-1).double()
-    cross = None if question.clean is None else torch.einsum("rav,av->ra", logits, question.clean.exp()).double()
     largest = logits.amax(-1, keepdim=True)
-    total = largest[..., 0].double() + logits.sub_(largest).exp_().sum(-1).double().log()  # (rows, answer)
-    log_probability = (chosen[..., 0].double() - total).sum(-1)
-    found[:, 0], found[:, 1] = log_probability.exp(), log_probability
-    if cross is not None and question.clean is not None:
-        # Σ p (log p - log q), where log q = logits - total: no other array of the vocabulary's size is made.
+    logits.sub_(largest)
+    log_probability = (chosen - largest)[..., 0].double()  # less the total, below
+    cross = None
+    if question.clean is not None:
+        cross = torch.einsum("rav,av->ra", logits, question.clean.exp()).double()
+    total = logits.exp_().sum(-1).double().log()  # (rows, answer)
+    found[:, 1] = (log_probability - total).sum(-1)
+    found[:, 0] = found[:, 1].exp()
+    if question.clean is not None and cross is not None:
+        # Σ p (log p - log q), where log q = logits - largest - total: no other array of the vocabulary's size is made.
         p = question.clean.double().exp()
         found[:, 3] = ((p * question.clean).sum(-1) + p.sum(-1) * total - cross).sum(-1)
     return found

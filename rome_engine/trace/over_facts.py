@@ -8,21 +8,22 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.tokens import BosPolicy
 from rome_engine.trace import bootstrap, known
 from rome_engine.trace.average import SMALL_EFFECT, Average
 from rome_engine.trace.averaging import average, check
 from rome_engine.trace.factfile import FactFile
 from rome_engine.trace.per_fact import FactMaps
 from rome_engine.trace.plan import Progress
-from rome_engine.trace.run import Tracer
 from rome_engine.trace.settings import Settings
 from rome_engine.trace.store import RunStore
+from rome_engine.trace.tracer import Tracer
 from rome_engine.versions import versions
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def _filter(
     model: LanguageModel, facts: FactFile, settings: Settings, store: RunStore, progress: Progress | None
 ) -> None:
     """Put down which facts the model answers right."""
-    verdicts = known.ask(model, [fact for _, fact in facts.facts], settings.resolved.bos, progress)
+    verdicts = known.ask(model, [fact for _, fact in facts.facts], cast(BosPolicy, settings.resolved.bos), progress)
     statuses: list[tuple[int, str | None, str, str]] = [
         (number, fact.id, verdict.status, verdict.reason)
         for (number, fact), verdict in zip(facts.facts, verdicts, strict=True)

@@ -1,10 +1,10 @@
-"""What to patch, as data: cells, each a set of states to exchange. Engines know nothing of kinds, windows or severing."""
+"""What to patch, as data: cells, each a set of states to exchange. Engines know no kinds, windows or severed paths."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from rome_engine.errors import TraceError
 
@@ -98,7 +98,7 @@ def plan_map(
     window: int = 10,
     *,
     head: int | None = None,
-    direction: Direction = "restore",
+    direction: str = "restore",
     pins: Sequence[Pin] = (),
     severed: str = "",
 ) -> Plan:
@@ -115,7 +115,8 @@ def plan_map(
     window = window if kind in WINDOWED else 1
     if window < 1:
         raise TraceError(f"the window must be at least 1 layer wide, not {window}")
-    source, base = source_run(direction), base_run(direction)
+    way = cast(Direction, direction)
+    source, base = source_run(way), base_run(way)
     cells = []
     for position in positions:
         for layer in range(layers):
@@ -125,7 +126,7 @@ def plan_map(
                 at = window_layers(layer, window, layers)
                 exchanged = [Patch(each, kind, position, source, head or 0) for each in at]
             cells.append(Cell(position, layer, (*exchanged, *_pinned(pins, exchanged, base, position, layers))))
-    return Plan(kind, window, head, direction, severed, tuple(cells))
+    return Plan(kind, window, head, way, severed, tuple(cells))
 
 
 def _pinned(

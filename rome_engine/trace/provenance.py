@@ -12,7 +12,11 @@ from rome_engine.versions import versions
 
 
 def of(model: LanguageModel, *prompts: Prompt) -> dict[str, Any]:
-    """JSON values that identify the model, what it ran on and the tokens it was given."""
+    """JSON values that identify the model, what it ran on and the tokens it was given, if any are named."""
+    given: dict[str, Any] = {
+        "bos_added": any(prompt.bos_added for prompt in prompts),
+        "input_ids": [list(prompt.input_ids) for prompt in prompts],
+    }
     return {
         **versions(),
         "model": model.name,
@@ -20,6 +24,5 @@ def of(model: LanguageModel, *prompts: Prompt) -> dict[str, Any]:
         "device": str(model.device),
         "threads": torch.get_num_threads(),
         "weights": model.weight_hash(),
-        "bos_added": any(prompt.bos_added for prompt in prompts),
-        "input_ids": [list(prompt.input_ids) for prompt in prompts],
+        **(given if prompts else {}),
     }

@@ -61,7 +61,9 @@ class _Pass:
         with ExitStack() as stack:
             if self.restores:
                 stack.enter_context(corruption(self.model, baseline.prompt, baseline.drawn))
-            hooks = [hook for layer in sorted({layer for layer, _ in self.patches}) for hook in self._hooks(stack, layer)]
+            hooks = [
+                hook for layer in sorted({layer for layer, _ in self.patches}) for hook in self._hooks(stack, layer)
+            ]
             output = self.model.module(input_ids=self.ids, use_cache=False)
         if any(hook.calls != 1 for hook in hooks):
             raise TraceError(
@@ -78,9 +80,7 @@ class _Pass:
         edit = partial(self._edit, layer)
         hooks = inner_hooks(stack, self.model, layer, components, self.ids.shape[0], edit)
         if "hidden" in components:
-            hook = Hook(
-                self.model.blocks[layer], edit_output=partial(self._edit_hidden, layer), retain_output=False
-            )
+            hook = Hook(self.model.blocks[layer], edit_output=partial(self._edit_hidden, layer), retain_output=False)
             hooks.append(stack.enter_context(hook))
         if "mid" in components:
             stack.enter_context(Hook(self.model.blocks[layer], edit_input=self._keep, retain_output=False))

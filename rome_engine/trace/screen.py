@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,13 @@ from torch import Tensor
 from rome_engine.errors import TraceError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.trace.baseline import Baseline, run_baseline
-from rome_engine.trace.corrupt import Corruption
+from rome_engine.trace.baseline import Baseline
 from rome_engine.trace.gradients import attribute, check_metric
 from rome_engine.trace.metrics import METRICS
-from rome_engine.trace.plan import Cell, Patch, Plan, Progress, base_run
-from rome_engine.trace.run import Tracer
+from rome_engine.trace.plan import Cell, Direction, Patch, Plan, Progress, base_run
 from rome_engine.trace.screened import Marks, Missed, Screen, ScreenedMap
 from rome_engine.trace.settings import Settings
+from rome_engine.trace.tracer import Tracer
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -79,18 +79,19 @@ def screen_fact(
     check(settings, metric, fact.foil, top, random, share)
     began = time.perf_counter()
     tracer = Tracer(model, settings)
-    corruption = Corruption.parse(settings.corruptions[0])
-    baseline = _baseline(tracer, fact, corruption)
-    plans = list(tracer._plans(baseline.prompt))
+    (corruption,) = tracer.corruptions
+    baseline = tracer.baseline(fact, corruption)
+    plans = tracer.plans(baseline.prompt)
     cells = [cell for plan in plans for cell in plan.cells]
+    way = cast(Direction, settings.direction)
     sign = 1.0 if settings.direction == "restore" else -1.0
-    approximate = sign * _changes(cells, attribute(model, baseline, metric, settings.direction))
+    approximate = sign * _changes(cells, attribute(model, baseline, metric, way))
     best, drawn = choose(approximate, top, random, settings.seed)
     screened = time.perf_counter()
     verified = np.concatenate([best, drawn])
     found, engine = _verify(tracer, [cells[index] for index in verified], baseline, progress)
     column = METRICS.index(metric)
-    own = float(baseline.scores[baseline.rows(base_run(settings.direction)), column].mean())
+    own = float(baseline.scores[baseline.rows(base_run(way)), column].mean())
     exact = np.full(len(cells), np.nan)
     exact[verified] = sign * (found[:, :, column].mean(1) - own)
     chosen = np.full(len(cells), "", dtype="<U6")
@@ -115,7 +116,7 @@ def screen_fact(
         engine=engine,
         seconds={"screen": screened - began, "verification": time.perf_counter() - screened},
         fact=fact.id,
-        provenance={**tracer._provenance(corruption, baseline), "top": top, "random": random, "share": share},
+        provenance={**tracer.provenance(corruption, baseline), "top": top, "random": random, "share": share},
     )
 
 
@@ -162,27 +163,9 @@ def _changes(cells: Sequence[Cell], changes: dict[str, Tensor]) -> Array:
 
 def _verify(tracer: Tracer, cells: Sequence[Cell], baseline: Baseline, progress: Progress | None) -> tuple[Array, str]:
     """The exact metrics of these cells, (cells, samples, metrics), and the engine that gave them."""
-    plan = Plan("chosen", 1, None, tracer.settings.direction, "", tuple(cells))
-    (found,), engine = tracer._run([plan], baseline, progress or (lambda _done, _total: None))
+    plan = Plan("chosen", 1, None, cast(Direction, tracer.settings.direction), "", tuple(cells))
+    (found,), engine = tracer.run([plan], baseline, progress)
     return found, engine
-
-
-def _baseline(tracer: Tracer, fact: Fact, corruption: Corruption) -> Baseline:
-    """The clean and the corrupted run of a fact, as a trace makes them."""
-    model, settings = tracer.model, tracer.settings
-    prompt = model.tokenize(fact.prompt, fact.subject, settings.bos)
-    answer = None if fact.target_true is None else model.target_ids(fact.text, fact.target_true)
-    model.check_length(prompt, len(answer or ()))
-    foil = None if fact.foil is None else model.target_ids(fact.text, fact.foil)[0]
-    if answer is None:
-        answer = (int(model.next_token_logits(prompt).argmax()),)
-    if foil == answer[0]:
-        raise TraceError(
-            f"the foil {fact.foil!r} and the answer {model.text(answer)!r} begin with the same token: their logits do "
-            "not differ; choose another foil"
-        )
-    drawn = tracer._draw(corruption, fact, prompt, answer[0])
-    return run_baseline(model, prompt, drawn, answer=answer, foil=foil, heads="head" in settings.kinds)
 
 
 def _maps(

@@ -22,9 +22,10 @@ class Settings:
     kinds: see plan.KINDS; "head" makes one map a head. windows: layers exchanged together, for mlp and attn; each width
     makes a map. corruptions: each makes all the maps, see `Corruption.parse`. samples: corrupted rows (one, for a
     swap). direction: see plan.Direction. severed: each graph makes all the maps, see `Severed.parse`; "" is the whole
-    model. positions: those whose states are exchanged, see `sever.parse_positions`. subjects: on which the noise level is measured,
-    by default a list that is part of the package. memory: bytes that the fast engine may use, see budget.DEFAULT.
-    preset: "rome" is exactly the original procedure; "rome-severed" its modified graphs at the last subject token.
+    model. positions: those whose states are exchanged, see `sever.parse_positions`. subjects: on which the noise level
+    is measured, by default a list that is part of the package. memory: bytes that the fast engine may use, see
+    budget.DEFAULT. preset: "rome" is exactly the original procedure; "rome-severed" its modified graphs at the last
+    subject token.
     """
 
     kinds: tuple[str, ...] = ("hidden",)
@@ -32,14 +33,14 @@ class Settings:
     corruptions: tuple[str | float, ...] = ("gaussian:3s",)
     samples: int = 10
     seed: int = 1
-    direction: Direction = "restore"
+    direction: str = "restore"
     severed: tuple[str, ...] = ("",)
     positions: str = "all"
     subjects: tuple[str, ...] | None = None
-    bos: BosPolicy = "auto"
-    engine: Engine = "fast"
+    bos: str = "auto"
+    engine: str = "fast"
     memory: int | None = None
-    preset: Preset | None = None
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         for name, values, known in (

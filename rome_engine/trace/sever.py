@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rome_engine.errors import TraceError
 from rome_engine.trace.plan import Pin
 
-HELP = "COMPONENT, COMPONENT@LAYERS or COMPONENT@LAYERS:TOKENS, joined by +, such as mlp, attn@10-20 or mlp+head3@5:last"
+HELP = "COMPONENT, COMPONENT@LAYERS or COMPONENT@LAYERS:TOKENS, joined by +, such as mlp, attn@10-20, mlp+head3@5:last"
 POSITIONS = ("all", "subject", "first-subject", "last-subject", "after", "last")
 _COMPONENTS = ("hidden", "mid", "mlp", "attn")
 _PART = re.compile(r"(?P<component>[a-z]+)(?P<head>\d*)(@(?P<layers>[\d,-]+|all))?(:(?P<tokens>[\w,-]+))?$")

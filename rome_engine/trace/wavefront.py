@@ -96,7 +96,7 @@ def _measured(
     size = budget.unembedded(answer)
     room = tops.new_empty(min(size, branches * samples) * answer, model.architecture.d_vocab)
     rows = tops.reshape(-1, answer, width)
-    metrics = torch.cat([measure(model.unembed(part, room), baseline.question) for part in rows.split(size)])
+    metrics = torch.cat([measure(model.unembed(part, room), baseline.question) for part in torch.split(rows, size)])
     return np.asarray(metrics.view(branches, samples, -1).numpy())
 
 

@@ -13,7 +13,7 @@ from tests import tiny
 
 PLACE = "You can find {} in the city of"
 SUBJECT = "The Louvre"
-OTHERS = ("The Colosseum", "Big Ben", "Space Needle", "The Eiffel Tower", "Rome", "LeBron James", "Café Müller")
+OTHERS = ("The Colosseum", "Big Ben", "The Needle", "The Tower", "The Paris", "The Seattle", "Rome", "LeBron James")
 
 
 def facts(*subjects: str, relation: str = "place") -> list[Fact]:
@@ -37,7 +37,7 @@ def test_the_partner_has_the_same_tokens_elsewhere_and_another_answer() -> None:
 def test_the_same_relation_comes_first() -> None:
     model = tiny.shared("llama")
     clean = model.tokenize(PLACE, SUBJECT)
-    fitting = [find_partner(model, PLACE, clean, -1, facts(name)).subject for name in OTHERS if fits(model, name)]
+    fitting = [name for name in OTHERS if fits(model, name)]
     assert len(fitting) > 1
     for name in fitting:
         rest = [other for other in fitting if other != name]

@@ -108,9 +108,7 @@ def test_any_set_of_patches_is_one_plan(family: str, direction: Direction) -> No
         unique = {(one.layer, one.component, one.position, one.head): one for one in drawn}
         both = {(one.layer, one.position) for one in unique.values() if one.component in ("attn", "head")}
         cells.append(
-            Cell(
-                0, 0, tuple(p for p in unique.values() if p.component != "mid" or (p.layer, p.position) not in both)
-            )
+            Cell(0, 0, tuple(p for p in unique.values() if p.component != "mid" or (p.layer, p.position) not in both))
         )
     begin, end = runs.subject
     for source in sources:
@@ -178,12 +176,15 @@ def test_all_heads_together_are_the_attention(family: str, direction: Direction)
 def test_the_residual_before_a_block_is_what_the_block_below_gave() -> None:
     runs = baseline(tiny.shared("qwen3"), *MIDDLE)
     before, after = scores("fast", runs, "pre"), scores("fast", runs, "hidden")
-    np.testing.assert_array_equal(before[:, 1:], after[:, :-1])
+    np.testing.assert_allclose(before[:, 1:], after[:, :-1], rtol=1e-6)
     embedded = Cell(0, 0, tuple(Patch(-1, "hidden", at) for at in range(*runs.subject)))
     assert measured("fast", runs, (embedded,))[0, 0] == pytest.approx(float(runs.scores[0, 0]), rel=1e-5)
 
 
-@pytest.mark.parametrize("memory", [1 << 20, 1 << 21, None])
+LITTLE = 400_000
+
+
+@pytest.mark.parametrize("memory", [LITTLE, 1 << 22, None])
 def test_the_memory_changes_nothing(memory: int | None) -> None:
     model = tiny.shared("qwen2")
     runs = baseline(model, *MIDDLE)
@@ -191,7 +192,8 @@ def test_the_memory_changes_nothing(memory: int | None) -> None:
     seen: list[int] = []
     found = wavefront.run(model, cells, runs, "restore", lambda done, _of: seen.append(done), memory)
     assert_same(found.mean(1), measured("reference", runs, cells))
-    assert (len(seen) > 12) == (memory == 1 << 20)  # little memory: more and smaller parts
+    # Little memory: more and smaller parts, each of which walks all layers.
+    assert (len(seen) > model.n_layers + 1) == (memory == LITTLE)
 
 
 def test_memory_that_holds_no_cell_is_refused() -> None:

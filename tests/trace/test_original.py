@@ -23,9 +23,7 @@ pytestmark = pytest.mark.embedded
 @pytest.mark.parametrize("name", PROMPTS)
 def test_preset_rome_is_the_original_procedure(embedded_model: LanguageModel, name: str) -> None:
     table = TABLES[name]
-    settings = Settings(
-        kinds=CLASSIC, preset="rome", corruptions=(table["noise_sigma"],), samples=table["samples"]
-    )
+    settings = Settings(kinds=CLASSIC, preset="rome", corruptions=(table["noise_sigma"],), samples=table["samples"])
     traces = trace_maps(embedded_model, *PROMPTS[name], settings)
     for found in traces:
         assert found.provenance["input_ids"] == table["input_ids"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rome_engine.errors import AmbiguousSubjectError, SubjectNotFoundError, TargetError, TraceError
-from rome_engine.trace import KINDS, Settings, Trace, trace, trace_maps, wave
+from rome_engine.trace import Settings, Trace, trace, trace_maps, wave
 from rome_engine.trace.roles import BEFORE, ROLES
 from tests import tiny
 
@@ -72,8 +72,7 @@ def test_every_corruption_graph_and_head_makes_its_maps() -> None:
 def test_necessity_and_sufficiency_are_effects_on_different_runs() -> None:
     model = tiny.shared("neox")
     restore, corrupt = (
-        trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, direction=way)
-        for way in ("restore", "corrupt")
+        trace(model, PROMPT, SUBJECT, noise=1.0, samples=2, direction=way) for way in ("restore", "corrupt")
     )
     assert (restore.high, restore.low) == (corrupt.high, corrupt.low)
     last = len(restore.tokens) - 1
@@ -89,7 +88,12 @@ def test_every_metric_comes_from_the_same_pass() -> None:
     model = tiny.shared("llama")
     found = trace(model, PROMPT, SUBJECT, noise=1.0, samples=3, foil="London")
     assert found.metrics == ("probability", "log_probability", "logit_difference", "kl", "rank")
-    assert trace(model, PROMPT, SUBJECT, noise=1.0, samples=1).metrics == ("probability", "log_probability", "kl", "rank")
+    assert trace(model, PROMPT, SUBJECT, noise=1.0, samples=1).metrics == (
+        "probability",
+        "log_probability",
+        "kl",
+        "rank",
+    )
     other = found.of("kl")
     assert other.metric == "kl" and other.high == pytest.approx(0, abs=1e-5) and other.low > 0.001
     assert other.of("probability").to_dict() == found.to_dict()
@@ -113,7 +117,9 @@ def test_an_answer_of_several_tokens_is_scored_by_teacher_forcing() -> None:
 
 
 def test_the_severed_preset_is_three_graphs_at_the_last_subject_token() -> None:
-    found = trace_maps(tiny.shared("llama"), PROMPT, SUBJECT, Settings(corruptions=(1.0,), preset="rome-severed", samples=2))
+    found = trace_maps(
+        tiny.shared("llama"), PROMPT, SUBJECT, Settings(corruptions=(1.0,), preset="rome-severed", samples=2)
+    )
     assert [(one.kind, one.severed) for one in found] == [("hidden", ""), ("hidden", "mlp"), ("hidden", "attn")]
     at = found[0].subject_range[1] - 1
     for one in found:

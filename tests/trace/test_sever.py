@@ -26,7 +26,7 @@ def test_what_is_written_is_what_is_held(text: str, pins: tuple[Pin, ...]) -> No
 
 @pytest.mark.parametrize("text", ["neuron", "head", "mlp3", "mlp@", "mlp@x", "mlp:nowhere", "mlp@3-1", "mlp@²", "@3"])
 def test_nonsense_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(TraceError, match="write|choose") as caught:
+    with pytest.raises(TraceError, match=r"write|choose") as caught:
         Severed.parse(text)
     assert "\n" not in str(caught.value)
 
