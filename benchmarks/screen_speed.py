@@ -25,7 +25,7 @@ from rome_engine.trace import wavefront
 from rome_engine.trace.baseline import run_baseline
 from rome_engine.trace.corrupt import Corruption, Spread, draw
 from rome_engine.trace.facts import default_subjects
-from rome_engine.trace.gradients import SMOOTH, attribute
+from rome_engine.trace.gradients import SMOOTH, first_order
 from rome_engine.trace.metrics import METRICS
 from rome_engine.trace.plan import plan_map
 from rome_engine.trace.screened import Missed
@@ -76,7 +76,7 @@ def measure(model: LanguageModel, options: argparse.Namespace) -> dict[str, Any]
     cells = [cell for plan in plans for cell in plan.cells]
 
     def gradients() -> dict[str, torch.Tensor]:
-        return attribute(model, runs, options.metric, options.direction)
+        return first_order(model, runs, options.metric, options.direction)
 
     gradients()
     fastest, changes = min((timed(model, gradients) for _ in range(options.repeats)), key=lambda run: run[0])

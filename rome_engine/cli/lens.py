@@ -44,6 +44,8 @@ def command(
     device: options.Device = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Show what a model would say after each layer (the logit lens).
 
@@ -62,7 +64,7 @@ def command(
 
     if out is not None:
         suffix_among(out, LENS_SUFFIXES)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     count = len(loaded.tokenize(prompt, bos=bos).input_ids)
     if token is not None and not -count <= token < count:
         raise PromptError(f"there is no token {token}: the prompt has {count}, 0 to {count - 1}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rome_engine.cli.output import progress, stderr
 from rome_engine.errors import ModelLoadError
@@ -17,8 +19,11 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: str | None = None,
+    offload_folder: Path | None = None,
 ) -> LanguageModel:
     """The model of the options. Raises ModelLoadError and its like."""
+    split = _device_map(device_map)
     with stderr().status("loading the model"):
         from rome_engine.model import embedded
         from rome_engine.model.language_model import LanguageModel
@@ -28,7 +33,13 @@ def load(
         fetch()
     with stderr().status("loading the model"):
         return LanguageModel.load(
-            name, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+            name,
+            dtype=dtype,
+            device=device,
+            device_map=split,
+            offload_folder=offload_folder,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
         )
 
 
@@ -38,6 +49,16 @@ def fetch() -> None:
 
     with progress("fetching the embedded model (once)") as tick:
         embedded.ensure(lambda _message, share: tick(round(100 * share), 100))
+
+
+def _device_map(text: str | None) -> Any:
+    """A word as it is, or the object that JSON says. Raises ModelLoadError for JSON that cannot be read."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ModelLoadError(f"the device map {text[:60]!r} is no JSON object ({error})") from error
 
 
 def _check_device(name: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -87,6 +88,23 @@ Dtype = Annotated[
 Device = Annotated[
     str | None,
     typer.Option(metavar="NAME", rich_help_panel=_PANEL, help="Where to compute, such as cuda. Without it: cpu."),
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MAP",
+        rich_help_panel=_PANEL,
+        help="Split a model that is too large for one device: auto, balanced, sequential, or a JSON object of module "
+        'names and devices such as {"transformer.h.0": 0, ...}; disk keeps weights on disk until they are needed.',
+    ),
+]
+OffloadFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        rich_help_panel=_PANEL,
+        help="Where a split model's weights go that cannot be read from its own files; most models have none.",
+    ),
 ]
 Revision = Annotated[
     str | None,

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from rome_engine.cli import options, output
+from rome_engine.cli import options, output, tracing
 from rome_engine.cli.loading import load
 from rome_engine.errors import TargetError
 from rome_engine.facts import Fact
-
-
-class Kind(StrEnum):
-    """What can be screened; a list of options takes no Literal."""
-
-    hidden = "hidden"
-    mlp = "mlp"
-    attn = "attn"
-    head = "head"
-    pre = "pre"
 
 
 def command(
@@ -29,12 +18,11 @@ def command(
     subject: options.Subject,
     model: options.Model = None,
     kind: Annotated[
-        list[Kind] | None,
+        list[tracing.Kind] | None,
         typer.Option(
             metavar="KIND",
-            help="What is exchanged: hidden (all that a layer passes on), mlp or attn (what that part of it adds), "
-            "head (one attention head) or pre (all that a layer is given). Give it several times for several. Without "
-            "it: hidden, mlp, attn and head.",
+            help="What is exchanged: see trace; mid cannot be screened. Give it several times for several. Without it: "
+            "hidden, mlp, attn and head.",
         ),
     ] = None,
     window: Annotated[
@@ -56,33 +44,15 @@ def command(
         Literal["log_probability", "probability", "logit_difference"],
         typer.Option(metavar="NAME", help="log_probability, probability or logit_difference (which needs --foil)."),
     ] = "log_probability",
-    direction: Annotated[
-        Literal["restore", "corrupt"],
-        typer.Option(
-            metavar="WAY", help="restore: clean states into the corrupted run; corrupt: corrupted into the clean one."
-        ),
-    ] = "restore",
-    answer: Annotated[
-        str | None,
-        typer.Option("--answer", "-a", metavar="TEXT", help="The answer. Without it: what the model itself says next."),
-    ] = None,
-    foil: Annotated[str | None, typer.Option(metavar="TEXT", help="A wrong answer, for logit_difference.")] = None,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Noisy copies of the prompt to average over.")] = 10,
-    noise: Annotated[
-        str,
-        typer.Option(
-            metavar="LEVEL",
-            help="How the subject is corrupted: 3s is noise of three times the spread of the model's embeddings, 0.35 "
-            "the noise's standard deviation itself, swap another subject.",
-        ),
-    ] = "3s",
-    bos: Annotated[
-        Literal["auto", "always", "never"],
-        typer.Option(
-            metavar="WHEN",
-            help="Put a document-start token first: always, never, or auto (where the subject begins the prompt).",
-        ),
-    ] = "auto",
+    direction: tracing.Direction = "restore",
+    answer: tracing.Answer = None,
+    foil: tracing.Foil = None,
+    samples: tracing.Samples = 10,
+    noise: Annotated[str, typer.Option(metavar="LEVEL", help="How the subject is corrupted: see trace.")] = "3s",
+    subjects: tracing.Subjects = None,
+    tokens: tracing.Tokens = "all",
+    bos: tracing.BosPolicy = "auto",
+    memory: tracing.Memory = None,
     seed: options.Seed = 1,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write: .json, .csv or .parquet.")] = None,
     as_json: options.Json = False,
@@ -108,12 +78,16 @@ def command(
     from rome_engine.files import suffix_among
     from rome_engine.report.screen_table import SUFFIXES, save_screen, screen_table
     from rome_engine.trace.screen import DEFAULT, check, screen
-    from rome_engine.trace.settings import Settings
 
-    settings = Settings(
-        kinds=tuple(dict.fromkeys(map(str, kind or DEFAULT.kinds))),
-        windows=tuple(dict.fromkeys(window or DEFAULT.windows)),
-        corruptions=(noise,),
+    settings = tracing.settings(
+        kinds=kind,
+        windows=window or list(DEFAULT.windows),
+        noise=[noise],
+        subjects=subjects,
+        severed=None,
+        tokens=tokens,
+        memory=memory,
+        default_kinds=DEFAULT.kinds,
         samples=samples,
         seed=seed,
         direction=direction,

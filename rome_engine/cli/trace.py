@@ -20,6 +20,7 @@ def command(
     window: tracing.Windows = None,
     samples: tracing.Samples = 10,
     noise: tracing.Noise = None,
+    subjects: tracing.Subjects = None,
     direction: tracing.Direction = "restore",
     sever: tracing.Sever = None,
     tokens: tracing.Tokens = "all",
@@ -51,6 +52,8 @@ def command(
     device: options.Device = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Show which states of a model carry the answer to a prompt.
 
@@ -75,6 +78,7 @@ def command(
         kinds=kind,
         windows=window,
         noise=noise,
+        subjects=subjects,
         severed=sever,
         tokens=tokens,
         memory=memory,
@@ -89,7 +93,7 @@ def command(
         raise TraceError("the metric logit_difference compares with a wrong answer: name one with --foil")
     for path in files:
         suffix_among(path, report.SUFFIXES)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     with output.progress("tracing") as tick:
         traces = trace_maps(loaded, prompt, subject, settings, answer=answer, foil=foil, progress=tick)
     shown = [trace.of(metric) for trace in traces]

@@ -44,6 +44,7 @@ def command(
     window: tracing.Windows = None,
     samples: tracing.Samples = 10,
     noise: tracing.Noise = None,
+    subjects: tracing.Subjects = None,
     direction: tracing.Direction = "restore",
     sever: tracing.Sever = None,
     tokens: tracing.Tokens = "all",
@@ -90,6 +91,8 @@ def command(
     device: options.Device = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Trace a file of facts and average by token role: which states carry the answers to prompts of many kinds.
 
@@ -100,11 +103,13 @@ def command(
         output.check_writable(path)
 
     from rome_engine.files import suffix_among
+    from rome_engine.report.agreement_table import average_agreement_lines
     from rome_engine.report.average_saving import AVERAGE_SUFFIXES, save_average
     from rome_engine.report.average_terminal import average_text
     from rome_engine.report.reading import CAVEAT, NECESSITY_CAVEAT
     from rome_engine.resources import data_file
     from rome_engine.trace import averaging, over_facts
+    from rome_engine.trace.agreement import average_agreement
     from rome_engine.trace.factfile import read_facts
     from rome_engine.trace.store import check_run
 
@@ -115,6 +120,7 @@ def command(
         kinds=kind,
         windows=window,
         noise=noise,
+        subjects=subjects,
         severed=sever,
         tokens=tokens,
         memory=memory,
@@ -132,7 +138,7 @@ def command(
     output.check_writable(kept)
     _check_apart(source, kept, files)
     check_run(kept, over_facts.asked(known, settings))
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     output.stderr().print(f"run: {kept}", markup=False, highlight=False, soft_wrap=True)
     try:
         with _watching() as watch:
@@ -153,9 +159,12 @@ def command(
     for path in files:
         save_average(found, path)
     if as_json:
-        output.emit(found.to_dict())
+        agreed = average_agreement(found.maps)
+        output.emit({**found.to_dict(), **({"agreement": agreed} if agreed else {})})
     else:
         output.stdout().print(average_text(found))
+        for line in average_agreement_lines(found.maps):
+            output.stdout().print(Text(line))
         output.stdout().print(Text(CAVEAT if direction == "restore" else NECESSITY_CAVEAT, style="dim"))
     for path in files:
         output.written(path)

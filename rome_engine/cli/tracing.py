@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -56,6 +57,15 @@ Noise = Annotated[
         "0.35 the noise's standard deviation itself; uniform:3s, covariance:3s and replace:3s (noise in the place of "
         "the embeddings) likewise; swap or swap:OTHER puts another subject of as many tokens there. Several times: "
         "each makes all the maps, and how far they agree is told. Without it: 3s.",
+    ),
+]
+Subjects = Annotated[
+    Path | None,
+    typer.Option(
+        "--subjects",
+        metavar="FILE",
+        help="Subjects, one a line, whose embeddings' spread the noise is measured by. Without it: those of the facts "
+        "that are included.",
     ),
 ]
 Direction = Annotated[
@@ -122,6 +132,7 @@ def settings(
     severed: list[str] | None,
     tokens: str,
     memory: str | None,
+    subjects: Path | None = None,
     default_kinds: tuple[str, ...] = ("hidden",),
     **other: Any,
 ) -> Settings:
@@ -135,8 +146,23 @@ def settings(
         severed=("", *dict.fromkeys(severed or ())),
         positions=tokens,
         memory=bytes_of(memory),
+        subjects=None if subjects is None else _lines(subjects),
         **other,
     )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """The lines of a file that hold something. Raises TraceError where there are none, or they cannot be read."""
+    try:
+        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeError) as error:
+        raise TraceError(
+            f"no subjects can be read from {path} ({getattr(error, 'strerror', None) or 'it is no UTF-8 text'}): give a "
+            "text file, one subject a line"
+        ) from error
+    if not lines:
+        raise TraceError(f"the file {path} names no subject: write one a line")
+    return lines
 
 
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}

@@ -112,7 +112,7 @@ class Handle:
 
 def require_present(model: LanguageModel, layer: int) -> None:
     """Raises EditError where the layer's weight is not in memory but offloaded."""
-    if model.weight(layer).device.type == "meta":
+    if model.is_offloaded(layer):
         raise EditError(
             f"the weight of layer {layer} is offloaded and cannot be edited: load the model without offloading"
         )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,10 +22,13 @@ from rome_engine.model import families, tokens
 from rome_engine.model.architecture import Architecture, discover, is_conv1d
 from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.loading import load_pretrained
+from rome_engine.model.offload import device_of, is_offloaded, stored
 from rome_engine.model.proofs import Proof, prove, unembed
 from rome_engine.model.tokens import BosPolicy, Prompt
 
 Kind = Literal["hidden", "mlp", "attn"]
+
+_READ_AT_ONCE = 2
 
 # Said aloud, because transformers fills what is left unsaid from the checkpoint's generation settings.
 _PLAIN_DECODING: dict[str, Any] = {
@@ -61,13 +65,17 @@ class LanguageModel:
         dtype: str | torch.dtype = "auto",
         device: str | None = None,
         device_map: Any = None,
+        offload_folder: str | Path | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> LanguageModel:
         """The model of a Hub id or local folder; None or "embedded" is the embedded model.
 
-        dtype: "auto" keeps what the checkpoint says. device: where to put it; device_map goes to transformers. Remote
-        code runs only when trust_remote_code says so, and weights are read from safetensors only.
+        dtype: "auto" keeps what the checkpoint says. device: where to put it. device_map: how to split it over several
+        devices, with "disk" for what stays there until it is needed: "auto", "balanced", "sequential" or module names
+        -> devices, as transformers takes it. offload_folder: where weights go that cannot be read from the checkpoint
+        as they are (those of most mixtures of experts); others need none. Remote code runs only when
+        trust_remote_code says so, and weights are read from safetensors only.
         Raises ModelLoadError, UnsupportedModelError, EmbeddedModelError; each names the remedy.
         """
         module, tokenizer, shown = load_pretrained(
@@ -75,6 +83,7 @@ class LanguageModel:
             dtype=dtype,
             device=device,
             device_map=device_map,
+            offload_folder=offload_folder,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
@@ -93,6 +102,10 @@ class LanguageModel:
     @cached_property
     def embedding(self) -> nn.Module:
         return self._at(self.architecture.embedding)
+
+    @cached_property
+    def unembedding(self) -> nn.Module:
+        return self._at(self.architecture.unembedding)
 
     @cached_property
     def blocks(self) -> tuple[nn.Module, ...]:
@@ -147,10 +160,17 @@ class LanguageModel:
         return other.ndim == 3 and torch.allclose(one, other[:, -1], rtol=1e-4, atol=1e-4 * float(one.abs().max()))
 
     def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
-        """A view of the down-projection's weight, oriented so that value = weight @ key (+ bias)."""
+        """A view of the down-projection's weight, oriented so that value = weight @ key (+ bias).
+
+        Of a layer that `is_offloaded` it is a copy, read at each call: the layer cannot be changed by it.
+        """
         module: Any = self.down_projection(layer)
-        weight: Tensor = module.weight.data
+        weight = stored(module, "weight", module.weight.data)
         return weight.T if is_conv1d(module) else weight
+
+    def is_offloaded(self, layer: int) -> bool:
+        """Whether weights of this layer's down-projection are kept elsewhere until it runs (device_map)."""
+        return is_offloaded(self.down_projection(layer))
 
     def _at(self, path: str) -> nn.Module:
         module: nn.Module = self.module.get_submodule(path)
@@ -161,8 +181,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where token ids go in."""
-        weight: Tensor = next(self.module.get_input_embeddings().parameters())
-        return weight.device
+        return device_of(self.module.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -276,16 +295,18 @@ class LanguageModel:
     # Identity
 
     def weight_hash(self) -> str:
-        """sha256 over the name, type, shape and content of all parameters and buffers; keys statistics and edits."""
+        """sha256 over the name, type, shape and content of all parameters and buffers; keys statistics and edits.
+
+        Where they are kept (device, disk) does not count; offloaded ones are read a few at a time.
+        """
         state = self.module.state_dict()
-        with ThreadPoolExecutor() as pool:
-            digests = list(pool.map(lambda item: _digest(*item), sorted(state.items())))
+        with ThreadPoolExecutor(_READ_AT_ONCE if is_offloaded(self.module) else None) as pool:
+            read = partial(stored, self.module)
+            digests = list(pool.map(lambda item: _digest(item[0], read(*item)), sorted(state.items())))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _digest(name: str, tensor: Tensor) -> str:
-    if tensor.device.type == "meta":
-        raise UnsupportedModelError(f"the weights {name} are offloaded and cannot be hashed: load without offload")
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
     digest.update(content.numpy().data)

@@ -9,17 +9,20 @@ from rome_engine.errors import ModelLoadError, UnsupportedModelError
 
 
 @contextmanager
-def explained(source: str) -> Iterator[None]:
-    """Whatever goes wrong in the `with` block while `source` is loaded raises a ModelLoadError that says the remedy."""
+def explained(source: str, split: bool = False) -> Iterator[None]:
+    """Whatever goes wrong in the `with` block while `source` is loaded raises a ModelLoadError that says the remedy.
+
+    split: it is loaded by a device map.
+    """
     try:
         yield
     except UnsupportedModelError:
         raise
     except Exception as error:
-        raise ModelLoadError(_explanation(error, source)) from error
+        raise ModelLoadError(_explanation(error, source, split)) from error
 
 
-def _explanation(error: Exception, source: str) -> str:
+def _explanation(error: Exception, source: str, split: bool) -> str:
     from huggingface_hub import errors as hub
 
     chain = _chain(error)
@@ -42,6 +45,13 @@ def _explanation(error: Exception, source: str) -> str:
         )
     if caused_by(hub.RepositoryNotFoundError, hub.HFValidationError) or "not a valid model identifier" in text:
         return f"there is no model {source}: give a Hub id such as openai-community/gpt2 or a local folder"
+    if "`offload_folder`" in text:
+        return f"weights of the model {source} must be written anew to stay on disk: name a folder as offload_folder"
+    if split:
+        return (
+            f"the model {source} cannot be split by this device_map ({text.rstrip('.')[:200]}): give auto, balanced, "
+            "sequential, or a device (a number, a name, disk) for every module, shared weights on one"
+        )
     return f"the model {source} cannot be loaded: {text[:300] or type(error).__name__}"
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rome_engine.errors import ModelLoadError, UnsupportedModelError
 from rome_engine.model import embedded
 from rome_engine.model.load_errors import explained
+from rome_engine.model.offload import unkept
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +25,15 @@ def load_pretrained(
     dtype: str | torch.dtype,
     device: str | None,
     device_map: Any,
+    offload_folder: str | Path | None,
     revision: str | None,
     trust_remote_code: bool,
 ) -> tuple[nn.Module, Any, str]:
     """Model, tokenizer and the name to show. See `LanguageModel.load`."""
+    if device is not None and device_map is not None:
+        raise ModelLoadError(f"device {device!r} and a device_map are both given: the map says it all, leave one out")
+    if "meta" in (device_map.values() if isinstance(device_map, Mapping) else [device_map]):
+        raise ModelLoadError("a device_map with the device meta loads no weights: name a device, or disk")
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     is_embedded = name is None or name.lower() in embedded.ALIASES
@@ -35,7 +42,7 @@ def load_pretrained(
         source = str(Path(source).expanduser())
     _check_source(source)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _quiet(), explained(source):
+    with _quiet(), explained(source, split=device_map is not None):
         _check_hub(source, revision)
         config = AutoConfig.from_pretrained(source, **common)
         _check_config(config, source)
@@ -44,6 +51,7 @@ def load_pretrained(
             config=config,
             dtype=dtype,
             device_map=device_map,
+            offload_folder=offload_folder,
             use_safetensors=True,
             output_loading_info=True,
             **common,
@@ -55,7 +63,12 @@ def load_pretrained(
             f"{source} is no whole {type(module).__name__}: it has no weights for {missing[0]} ({len(missing)} missing "
             "in all); give a checkpoint of a causal LM, its head included"
         )
-    if device is not None and device_map is None:
+    if lost := unkept(module):
+        raise ModelLoadError(
+            f"the device_map puts {lost[0]} of {source} where it cannot be read: put weights that are shared, as those "
+            "of the embedding and the head may be, on one device"
+        )
+    if device is not None:
         module.to(device)
     return module, tokenizer, embedded.NAME if is_embedded else source
 
@@ -115,15 +128,19 @@ def _check_config(config: Any, source: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars or notices of transformers while it loads; its settings are restored."""
+    """No progress bars or notices of transformers and accelerate while they load; their settings are restored."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    dispatcher = getLogger("accelerate.big_modeling")
+    dispatcher_level = dispatcher.level
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    dispatcher.setLevel(ERROR)
     try:
         yield
     finally:
+        dispatcher.setLevel(dispatcher_level)
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rome_engine.errors import UnsupportedModelError
+from rome_engine.model.offload import in_memory
 from rome_engine.model.proofs import TOLERANCE
 
 # What is left of a constant vector, relative to one that alternates: nothing but rounding where the mean is taken out.
@@ -46,18 +47,17 @@ def frozen(norm: nn.Module, state: Float[Tensor, " d_model"], output: Float[Tens
     the state. Raises UnsupportedModelError naming the norm where its output is not of this form.
     """
     width, name = state.shape[-1], type(norm).__name__
-    if any(parameter.device.type == "meta" for parameter in norm.parameters()):
-        raise UnsupportedModelError(f"the weights of {name} are offloaded: load the model without offload")
     wide = state.double()
     alternating = torch.ones_like(wide)
     alternating[1::2] = -1
-    bias = _run(norm, torch.zeros_like(wide))
-    swung = _run(norm, alternating) - bias
-    flat = _run(norm, torch.ones_like(wide)) - bias
+    with in_memory(norm):
+        bias, alternated, levelled, normed = (
+            _run(norm, one) for one in (torch.zeros_like(wide), alternating, torch.ones_like(wide), wide)
+        )
+    swung, flat, whole = alternated - bias, levelled - bias, normed - bias
     centred = bool(flat.abs().max() <= CENTRED * swung.abs().max())
     shape = swung / (alternating - alternating.mean() if centred else alternating)
     given = shape * (wide - wide.mean() if centred else wide)
-    whole = _run(norm, wide) - bias
     gain = shape * (whole @ given / (given @ given).clamp_min(1e-300))
     found = FrozenNorm(gain, bias, centred)
 

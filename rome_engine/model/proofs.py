@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rome_engine.errors import UnsupportedModelError
 from rome_engine.model.architecture import Architecture, is_conv1d
 from rome_engine.model.hooks import Trace, TraceDict, first_tensor, with_first_tensor
+from rome_engine.model.offload import device_of, in_memory
 
 # Rounding, not structure: a wrong map is off by the size of the states themselves.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 6e-2, torch.float16: 2e-2}
@@ -109,10 +110,9 @@ class _Run:
             self.logits(ids)
         for name in names:
             module: Any = self.model.get_submodule(name)
-            weight = module.weight.T if is_conv1d(module) else module.weight
-            if weight.device.type == "meta":  # offloaded: the weight is only there while the module runs
-                continue
-            value = seen[name].input @ weight.T + (0 if module.bias is None else module.bias)
+            with in_memory(module):
+                weight = module.weight.T if is_conv1d(module) else module.weight
+                value = seen[name].input.to(weight.device) @ weight.T + (0 if module.bias is None else module.bias)
             worst = max(worst, _error(value, seen[name].output))
         return worst
 
@@ -206,4 +206,4 @@ def _finite(error: Tensor) -> float:
 def _probe_ids(architecture: Architecture, model: nn.Module) -> Int[Tensor, "rows tokens"]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(min(10, architecture.d_vocab // 2), architecture.d_vocab, (3, 7), generator=generator)
-    return ids.to(next(model.get_submodule(architecture.embedding).parameters()).device)
+    return ids.to(device_of(model.get_submodule(architecture.embedding)))

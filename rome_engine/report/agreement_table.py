@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from rome_engine.report.naming import corruption_name, map_names
-from rome_engine.trace.agreement import agreement
+from rome_engine.trace.agreement import agreement, average_agreement
+from rome_engine.trace.average import AverageMap
 from rome_engine.trace.result import Trace
 
 EXPLAINED = (
@@ -30,6 +31,19 @@ def agreement_rows(traces: Sequence[Trace]) -> list[list[str | float | int | Non
         [name, first, second, row["correlation"], row["cells"], row["note"] or ""]
         for name, first, second, row in _named(traces)
     ]
+
+
+def average_agreement_lines(maps: Sequence[AverageMap]) -> list[str]:
+    """A line a pair of averaged maps that differ in the corruption alone."""
+    lines = []
+    for row in average_agreement(maps):
+        window = "" if row["window"] == 1 else f", windows of {row['window']} layers"
+        pair = f"{corruption_name(row['first'])} and {corruption_name(row['second'])}"
+        lines.append(
+            f"Agreement of corruptions, {row['kind']}{window}: {pair} {_shown(row)} "
+            f"(Spearman, {row['cells']} roles and layers)"
+        )
+    return lines
 
 
 def _named(traces: Sequence[Trace]) -> list[tuple[str, str, str, dict[str, Any]]]:

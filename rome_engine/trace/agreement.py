@@ -10,27 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from rome_engine.trace.average import AverageMap
 from rome_engine.trace.result import Trace
 
 FEWEST = 3
 """Cells below which a rank correlation says nothing."""
-SAME = (
-    "model",
-    "prompt",
-    "subject",
-    "tokens",
-    "answer",
-    "foil",
-    "kind",
-    "window",
-    "head",
-    "direction",
-    "severed",
-    "metric",
-)
+NAMED = ("kind", "window", "head", "direction", "severed", "metric")
+"""What the rows say of a map."""
+
+Row = dict[str, Any]
 
 
-def agreement(traces: Sequence[Trace]) -> list[dict[str, Any]]:
+def agreement(traces: Sequence[Trace]) -> list[Row]:
     """Spearman's rank correlation of the maps' cells, for each pair of traces that differ in the corruption alone.
 
     Only tokens from the subject on count, because nothing before it was corrupted, and cells that are finite in both
@@ -38,25 +29,32 @@ def agreement(traces: Sequence[Trace]) -> list[dict[str, Any]]:
     (their number), `correlation`, and `note`, which says why a correlation is None. Cells of one map depend on
     one another, so that no significance is given.
     """
-    groups: dict[tuple[Any, ...], list[Trace]] = {}
-    for one in traces:
-        groups.setdefault(tuple(getattr(one, name) for name in SAME), []).append(one)
+    same = ("model", "prompt", "subject", "tokens", "answer", "foil", *NAMED)
+    return _pairs(traces, same, [one.scores[one.subject_range[0] :] for one in traces])
+
+
+def average_agreement(maps: Sequence[AverageMap]) -> list[Row]:
+    """The same of averages: the mean effects by role and layer of maps that differ in the corruption alone."""
+    return _pairs(maps, NAMED, [one.mean for one in maps])
+
+
+def _pairs(maps: Sequence[Any], same: Sequence[str], cells: Sequence[NDArray[np.float64]]) -> list[Row]:
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, one in enumerate(maps):
+        groups.setdefault(tuple(getattr(one, name) for name in same), []).append(index)
     return [
-        _pair(first, second)
+        _pair(maps[first], maps[second], cells[first], cells[second])
         for group in groups.values()
         for first, second in combinations(group, 2)
-        if first.corruption != second.corruption
+        if maps[first].corruption != maps[second].corruption
     ]
 
 
-def _pair(first: Trace, second: Trace) -> dict[str, Any]:
-    begin = first.subject_range[0]
-    left, right = first.scores[begin:], second.scores[begin:]
+def _pair(first: Any, second: Any, left: NDArray[np.float64], right: NDArray[np.float64]) -> Row:
     both = np.isfinite(left) & np.isfinite(right)
     correlation, note = _spearman(left[both], right[both])
-    shared = {name: getattr(first, name) for name in ("kind", "window", "head", "direction", "severed", "metric")}
     return {
-        **shared,
+        **{name: getattr(first, name) for name in NAMED},
         "first": first.corruption,
         "second": second.corruption,
         "cells": int(both.sum()),

@@ -20,6 +20,7 @@ from rome_engine.model.architecture import is_conv1d
 from rome_engine.model.heads import attention_projection, heads_proven
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.norms import FLOOR, frozen
+from rome_engine.model.offload import in_memory
 from rome_engine.model.proofs import TOLERANCE
 from rome_engine.model.tokens import BosPolicy
 from rome_engine.trace import provenance
@@ -166,17 +167,17 @@ def _readout(model: LanguageModel, seen: Activations, chosen: Sequence[int]) -> 
     architecture = model.architecture
     unembedding: Any = model.module.get_submodule(architecture.unembedding)
     normed, state = seen["final"][0, -1], seen[f"blocks.{model.n_layers - 1}.hidden"][0, -1]
-    _check_there(unembedding.weight)
-    weights = unembedding.weight.T if is_conv1d(unembedding) else unembedding.weight
-    rows = architecture.logit_scale * weights[list(chosen)].double()
-    row = rows[0] if len(chosen) == 1 else rows[0] - rows[1]
+    with in_memory(unembedding):
+        weights = unembedding.weight.T if is_conv1d(unembedding) else unembedding.weight
+        rows = architecture.logit_scale * weights[list(chosen)].double()
+        bias = getattr(unembedding, "bias", None)
+        offset = 0.0 if bias is None else architecture.logit_scale * _difference(bias.double(), chosen)
+    row = (rows[0] if len(chosen) == 1 else rows[0] - rows[1]).to(normed.device)
     norm = frozen(model.module.get_submodule(architecture.final_norm), state.to(normed.device), normed)
-    bias = getattr(unembedding, "bias", None)
-    row = row.to(normed.device)
     return _Readout(
         direction=norm.pull_back(row),
         norm_bias=float(row @ norm.bias),
-        unembedding_bias=0.0 if bias is None else architecture.logit_scale * _difference(bias.double(), chosen),
+        unembedding_bias=offset,
         logit=architecture.logit_scale * _difference(unembedding(normed).double(), chosen),
     )
 
@@ -205,10 +206,12 @@ def _contributions(model: LanguageModel, seen: Activations, readout: _Readout, h
 def _heads(model: LanguageModel, seen: Activations, direction: Tensor, layer: int) -> list[Contribution]:
     """One layer's attention, head by head and the rest; a norm after the projection is frozen like the final one."""
     projection: Any = attention_projection(model, layer)
-    _check_there(projection.weight)
     inputs = seen[f"blocks.{layer}.heads"][0, -1].double()  # (heads, d_head)
-    weight = (projection.weight.T if is_conv1d(projection) else projection.weight).double()
-    added, bias = seen[f"blocks.{layer}.attn"][0, -1], getattr(projection, "bias", None)
+    with in_memory(projection):
+        weight = (projection.weight.T if is_conv1d(projection) else projection.weight).double()
+        bias = getattr(projection, "bias", None)
+        bias = None if bias is None else bias.double()
+    added = seen[f"blocks.{layer}.attn"][0, -1]
     direction, rest = direction.to(weight.device), 0.0
     output = model.output("attn", layer)
     if output is not projection:
@@ -217,15 +220,10 @@ def _heads(model: LanguageModel, seen: Activations, direction: Tensor, layer: in
         rest = float(direction @ norm.bias)
         direction = norm.pull_back(direction)
     if bias is not None:
-        rest += float(direction @ bias.double())
+        rest += float(direction @ bias)
     values = ((direction @ weight).reshape(inputs.shape) * inputs.to(weight.device)).sum(-1)
     parts = [Contribution("head", layer, head, value) for head, value in enumerate(values.tolist())]
     return [*parts, Contribution("attention_bias", layer, None, rest)]
-
-
-def _check_there(weight: Tensor) -> None:
-    if weight.device.type == "meta":
-        raise UnsupportedModelError("weights are offloaded and cannot be read: load the model without offload")
 
 
 def _check(model: LanguageModel, found: Attribution) -> None:

@@ -76,7 +76,7 @@ class Baseline:
             return self.inputs(patch.layer + 1, patch.source)[:, patch.position]
         if patch.component == "mid":
             attention = self.states["attn"][patch.layer][rows, patch.position]
-            return self.inputs(patch.layer, patch.source)[:, patch.position] + attention
+            return self.inputs(patch.layer, patch.source)[:, patch.position].to(attention.device) + attention
         state = self.states[patch.component][patch.layer][rows, patch.position]
         return state[:, head_slice(self.model, patch.head)] if patch.component == "head" else state
 

@@ -54,10 +54,11 @@ class Births:
         """The layer's output where these patches are made at every token from the subject's first on."""
         key = (layer, pattern)
         if key not in self._made:
-            made = self._run(layer, pattern)
-            if sum(tensor.nbytes for tensor in self._made.values()) + made.nbytes > self._budget.births:
+            # All are of one size; room is made before another is.
+            size = next((tensor.nbytes for tensor in self._made.values()), 0)
+            if (len(self._made) + 1) * size > self._budget.births:
                 self._made.clear()
-            self._made[key] = made
+            self._made[key] = self._run(layer, pattern)
         return self._made[key]
 
     def _run(self, layer: int, pattern: tuple[Patch, ...]) -> Float[Tensor, "samples length d_model"]:

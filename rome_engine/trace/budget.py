@@ -1,6 +1,14 @@
-"""How many rows go together: large enough for products at full speed, small enough for the memory that may be used."""
+"""How many rows go together: large enough for products at full speed, small enough for the memory that may be used.
+
+What is there at once: states of all waves that walk together, first states kept for births, and the work of the moment:
+one block call, or the logits of some rows. oneDNN's packed weights come on top where there is room for them.
+"""
 
 from __future__ import annotations
+
+import math
+
+import torch
 
 from rome_engine.errors import TraceError
 from rome_engine.model.language_model import LanguageModel
@@ -16,47 +24,108 @@ stay in the cache."""
 UNEMBED_ROWS = 512
 """Rows × scored tokens whose logits are there at once."""
 
+GAPS = 1 / 6
+"""Share of the memory that the allocator leaves unused between arrays of many sizes; measured, a tenth to a fifth."""
+
+KERNEL = 1 << 19
+"""Bytes of the code that oneDNN makes for one product of packed weights, and keeps; measured, 0.3 to 0.9 MiB each."""
+
+KERNELS_KEPT = 1024
+"""How many of these it keeps at most: the default of ONEDNN_PRIMITIVE_CACHE_CAPACITY."""
+
 
 class Budget:
-    """A share of the memory each for states, for a block's temporaries, for logits and for states kept for births.
+    """Shares of the memory: `of_states` for states that walk together, `births` for states kept for births.
 
-    Raises TraceError where the memory does not hold one cell's rows.
+    packs: whether the blocks' weights may be packed. Raises TraceError where the memory does not hold one cell's rows.
     """
 
     def __init__(self, model: LanguageModel, baseline: Baseline, memory: int | None = None) -> None:
         self.memory = DEFAULT if memory is None else memory
+        self._model, self._baseline = model, baseline
         self._samples, self._tokens = baseline.samples, baseline.tokens
-        architecture = model.architecture
-        self._state = baseline.embedded.element_size() * architecture.d_model
-        # In flight at the widest place of a block: some arrays of the model's width, four of the MLP's.
-        self._temporary = baseline.embedded.element_size() * (8 * architecture.d_model + 4 * architecture.d_mlp)
-        self._logits = architecture.d_vocab * (baseline.embedded.element_size() + 2 * 4)
-        self.births = self.memory // 8
-        self.of_states, self._of_blocks, self._of_logits = self.memory // 2, self.memory // 4, self.memory // 4
-        needed = max(
-            2 * self._row(self._tokens - baseline.subject[0]) * self._samples,
-            4 * self._samples * (self._tokens - baseline.subject[0]) * self._temporary,
-            4 * self._logits * (self._tokens - baseline.first_scored),
-        )
-        if needed > self.memory:
+        self._answer = baseline.tokens - baseline.first_scored
+        self._item = baseline.embedded.element_size()
+        self._state = self._item * model.d_model
+        begin = baseline.subject[0]
+        birth = self._samples * (self._tokens - begin) * self._state
+        cell, work = self.states(begin), max(self._call(begin), self._logits(self._answer))
+        needed = birth + cell + work + self._fetched()
+        if needed > (1 - GAPS) * self.memory:
             raise TraceError(
-                f"{self.memory / 2**20:.0f} MiB do not hold the rows of one cell of this prompt: allow at least "
-                f"{needed / 2**20 + 1:.0f} MiB, or take fewer samples"
+                f"{self.memory / 2**20:.3g} MiB do not hold the rows of one cell of this prompt: allow at least "
+                f"{math.ceil(needed / (1 - GAPS) / 2**20)} MiB, or take fewer samples"
             )
-
-    def _row(self, n: int) -> int:
-        """Bytes of one row's states while a layer is run: as it was and as it becomes, and room to grow."""
-        return 2 * n * self._state
+        left, packing = int((1 - GAPS) * self.memory) - needed, self._packing()
+        self.packs = packing <= min(left, 2 * self.memory // 3)
+        left -= packing if self.packs else 0
+        more = max(0, min(left // 2, self._full_work() - work))
+        self._work = work + more
+        self.births = birth + (left - more) // 4
+        self.of_states = cell + left - more - (left - more) // 4
 
     def states(self, start: int) -> int:
-        """Bytes of the states of a cell whose rows begin at this token."""
-        return self._row(self._tokens - start) * self._samples
+        """Bytes of the states of a cell whose rows begin at this token.
+
+        Once the last layer is done only the scored tokens are left, and are copied into one tensor.
+        """
+        return self._samples * max(self._tokens - start, 2 * self._answer) * self._state
 
     def branches(self, start: int) -> int:
         """Branches in one block call on the tokens from `start` on."""
-        tokens = self._samples * (self._tokens - start)
-        return max(1, min(CHUNK_TOKENS // tokens, self._of_blocks // (self._temporary * tokens)))
+        return max(1, min(self._most(start), self._work // self._call(start)))
 
     def unembedded(self, answer: int) -> int:
         """Rows whose logits of this many scored tokens are there at once."""
-        return max(1, min(UNEMBED_ROWS, self._of_logits // self._logits) // answer)
+        positions = (self._work - self._logits(0)) // (self._logits(1) - self._logits(0))
+        return max(1, min(UNEMBED_ROWS, positions) // answer)
+
+    def _most(self, start: int) -> int:
+        """Branches in one block call where there is memory enough."""
+        return max(1, CHUNK_TOKENS // (self._samples * (self._tokens - start)))
+
+    def _full_work(self) -> int:
+        """Bytes with which neither block calls nor logits are held back."""
+        calls = (self._most(start) * self._call(start) for start in range(self._baseline.subject[0], self._tokens))
+        return max(self._logits(UNEMBED_ROWS), *calls)
+
+    def _call(self, start: int) -> int:
+        """Bytes of a block call on one branch, beside its input."""
+        architecture, n = self._model.architecture, self._tokens - start
+        keys = self._baseline.keys_values.layers[0][0]
+        kv_heads, d_head, heads = keys.shape[1], keys.shape[-1], max(keys.shape[1], architecture.n_heads)
+        # In flight at the widest place: some arrays of the model's width (norms and rotations in float32), four of
+        # the MLP's.
+        width = max(architecture.d_model, heads * d_head)
+        row = n * (8 * width * max(4, self._item) + 4 * architecture.d_mlp * self._item)
+        # Every row gets its own copy of the keys and values before it, and another with a copy for each head.
+        copies = kv_heads + (heads if heads > kv_heads else 0)
+        row += 2 * copies * d_head * self._tokens * self._item
+        if getattr(self._model.module.config, "_attn_implementation", None) != "sdpa":
+            row += 3 * heads * n * self._tokens * max(4, self._item)  # scores, masked, and their softmax
+        return self._samples * row
+
+    def _logits(self, positions: int) -> int:
+        """Bytes of the logits of some positions and of what is computed with them; 0: what there is anyway."""
+        architecture, item = self._model.architecture, self._item
+        plain = self._model.device.type == "cpu" and architecture.softcap is None and architecture.logit_scale == 1
+        each = (1 if plain else 3) * item + 1  # a scale or softcap makes new arrays; a byte for the comparison
+        each += 0 if item == 4 else 4  # metrics are taken in float32
+        # The clean run's distribution as float32 and, several times, as float64.
+        return architecture.d_vocab * (positions * each + 32 * self._answer)
+
+    def _fetched(self) -> int:
+        """Bytes of the weights that are there only while they are used: those of one block, or of the unembedding."""
+        parts = (*self._model.blocks, self._model.unembedding)
+        return max(sum(weight.nbytes for weight in part.parameters() if weight.is_meta) for part in parts)
+
+    def _packing(self) -> int:
+        """Bytes of one block's packed weights and of the kernels for them; 0 where nothing will be packed."""
+        weights = [weight for weight in self._model.blocks[0].parameters() if weight.ndim == 2]
+        if any(weight.dtype != torch.float32 or weight.device.type not in ("cpu", "meta") for weight in weights):
+            return 0
+        # Calls of a wave: full ones, and a last one that differs from layer to layer.
+        starts = range(self._baseline.subject[0], self._tokens)
+        calls = sum(min(self._most(start), self._model.n_layers + 1) for start in starts)
+        shapes = len({tuple(weight.shape) for weight in weights})
+        return sum(weight.nbytes for weight in weights) + KERNEL * min(KERNELS_KEPT, calls * shapes)

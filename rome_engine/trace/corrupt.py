@@ -52,9 +52,9 @@ class Corruption:
         try:
             level = float(rest.removesuffix("s")) if colon else 3.0
         except ValueError as error:
-            raise TraceError(f"there is no corruption {str(text)!r}: write {HELP}") from error
+            raise TraceError(f"the noise {str(text)!r} cannot be read: write {HELP}") from error
         if not (np.isfinite(level) and level > 0):
-            raise TraceError(f"the level of a corruption must be positive, not {text}")
+            raise TraceError(f"the noise must be positive, not {text}")
         return cls(kind, level, relative or not colon)  # type: ignore[arg-type]
 
     def __str__(self) -> str:

@@ -41,7 +41,7 @@ def check_metric(metric: str, foil: object) -> None:
         raise TraceError("the metric logit_difference compares two answers: name the wrong one as foil")
 
 
-def attribute(
+def first_order(
     model: LanguageModel,
     baseline: Baseline,
     metric: str = "log_probability",

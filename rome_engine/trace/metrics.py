@@ -31,7 +31,8 @@ def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) ->
 
     probability and log_probability (nats) of the whole answer; logit_difference of its first token to the foil; kl:
     KL(clean ‖ this run) in nats, summed over the answer's positions; rank: that of the answer's token, 1 the most
-    probable, and the worst of several. The logits are overwritten: arrays of their size are what this costs.
+    probable, and the worst of several. The logits are overwritten,
+    but for those that gradients are taken of: arrays of their size are what this costs.
     """
     logits = logits.float()
     rows = logits.shape[0]
@@ -42,18 +43,20 @@ def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) ->
         found[:, 2] = chosen[:, 0, 0].double() - logits[:, 0, question.foil].double()
     found[:, 4] = 1 + _count(logits > chosen).amax(-1).double()
     largest = logits.amax(-1, keepdim=True)
-    logits.sub_(largest)
+    logits = logits - largest if logits.requires_grad else logits.sub_(largest)
     log_probability = (chosen - largest)[..., 0].double()  # less the total, below
+    clean = None if question.clean is None else question.clean.to(logits.device)
     cross = None
-    if question.clean is not None:
-        cross = torch.einsum("rav,av->ra", logits, question.clean.exp()).double()
-    total = logits.exp_().sum(-1).double().log()  # (rows, answer)
+    if clean is not None:
+        cross = torch.einsum("rav,av->ra", logits, clean.exp()).double()
+    mass = (logits.exp() if logits.requires_grad else logits.exp_()).sum(-1)  # (rows, answer)
+    total = mass.double().log()
     found[:, 1] = (log_probability - total).sum(-1)
     found[:, 0] = found[:, 1].exp()
-    if question.clean is not None and cross is not None:
+    if clean is not None and cross is not None:
         # Σ p (log p - log q), where log q = logits - largest - total: no other array of the vocabulary's size is made.
-        p = question.clean.double().exp()
-        found[:, 3] = ((p * question.clean).sum(-1) + p.sum(-1) * total - cross).sum(-1)
+        p = clean.double().exp()
+        found[:, 3] = ((p * clean).sum(-1) + p.sum(-1) * total - cross).sum(-1)
     return found
 
 

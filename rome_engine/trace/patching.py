@@ -70,6 +70,6 @@ def put(
     elif patch.component == "mid":
         if given is None:
             raise TraceError("the residual after the attention cannot be set without the block's input")
-        states[:, token] = value - given
+        states[:, token] = value - given.to(value.device)
     else:
         states[:, token] = value

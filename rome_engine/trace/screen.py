@@ -14,7 +14,7 @@ from rome_engine.errors import TraceError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.trace.baseline import Baseline
-from rome_engine.trace.gradients import attribute, check_metric
+from rome_engine.trace.gradients import check_metric, first_order
 from rome_engine.trace.metrics import METRICS
 from rome_engine.trace.plan import Cell, Direction, Patch, Plan, Progress, base_run
 from rome_engine.trace.screened import Marks, Missed, Screen, ScreenedMap
@@ -85,7 +85,7 @@ def screen_fact(
     cells = [cell for plan in plans for cell in plan.cells]
     way = cast(Direction, settings.direction)
     sign = 1.0 if settings.direction == "restore" else -1.0
-    approximate = sign * _changes(cells, attribute(model, baseline, metric, way))
+    approximate = sign * _changes(cells, first_order(model, baseline, metric, way))
     best, drawn = choose(approximate, top, random, settings.seed)
     screened = time.perf_counter()
     verified = np.concatenate([best, drawn])

@@ -79,38 +79,47 @@ class Wave:
             for chunk in self.chunks:
                 self._advance(chunk, layer)
         born = [cell for cell, begin in enumerate(self._first) if begin == layer]
-        for patches, group in _alike(born, self._at, layer):
-            self._add(_Branch(group, patches), self.births.state(layer, patches, self.start))
+        groups = _alike(born, self._at, layer)
+        for number, (patches, group) in enumerate(groups):
+            states = self._kept(layer, self.births.state(layer, patches, self.start))
+            self._add(_Branch(group, patches), states, len(groups) - number)
 
-    def tops(self) -> Float[Tensor, "branches samples answer d_model"]:
-        """The last block's output at the scored positions, once all layers are done."""
-        scored = self.baseline.first_scored - self.start
-        return torch.cat([chunk.states[: len(chunk.branches), :, scored:] for chunk in self.chunks])
+    def tops(self) -> list[Float[Tensor, "branches samples answer d_model"]]:
+        """The last block's output at the scored positions, once all layers are done: some branches in each."""
+        return [chunk.states[: len(chunk.branches)] for chunk in self.chunks]
 
     def owners(self) -> list[list[int]]:
         """For each row of `tops`, the cells that it is the result of."""
         return [branch.cells for chunk in self.chunks for branch in chunk.branches]
 
-    def _add(self, branch: _Branch, states: Float[Tensor, "samples n d_model"]) -> None:
+    def _kept(self, layer: int, states: Float[Tensor, "*rows n d_model"]) -> Float[Tensor, "*rows kept d_model"]:
+        """Of a layer's output what is needed later: all, or the scored tokens of the last one, and no memory beside."""
+        scored = self.baseline.first_scored - self.start
+        return states[..., scored:, :].clone() if layer == self.model.n_layers - 1 and scored else states
+
+    def _add(self, branch: _Branch, states: Float[Tensor, "samples n d_model"], coming: int) -> None:
+        """Put a branch into the last chunk, the first of so many that are coming: room is made for them at once."""
         if not self.chunks or len(self.chunks[-1].branches) >= self.per_chunk:
-            room = states.new_empty(self.per_chunk, *states.shape)
-            self.chunks.append(_Chunk(room))
+            self.chunks.append(_Chunk(states.new_empty(min(self.per_chunk, coming), *states.shape)))
         chunk = self.chunks[-1]
-        if chunk.states.shape[0] == len(chunk.branches):  # what a block gave has no room
-            room = states.new_empty(self.per_chunk, *states.shape)
-            room[: len(chunk.branches)] = chunk.states
+        used = len(chunk.branches)
+        if chunk.states.shape[0] == used:  # what a block gave has no room
+            room = states.new_empty(min(self.per_chunk, used + coming), *states.shape)
+            room[:used] = chunk.states
             chunk.states = room
-        chunk.states[len(chunk.branches)] = states
+        chunk.states[used] = states
         chunk.branches.append(branch)
 
     def _fork(self, layer: int) -> None:
         """Branches whose cells are patched differently at this layer split; the rows are copied."""
-        for chunk in list(self.chunks):
-            for slot, branch in enumerate(list(chunk.branches)):
+        new: list[tuple[_Branch, _Chunk, int]] = []
+        for chunk in self.chunks:
+            for slot, branch in enumerate(chunk.branches):
                 parts = _alike(branch.cells, self._at, layer)
                 branch.now, branch.cells = parts[0]
-                for patches, cells in parts[1:]:
-                    self._add(_Branch(cells, patches), chunk.states[slot])
+                new += [(_Branch(cells, patches), chunk, slot) for patches, cells in parts[1:]]
+        for number, (branch, chunk, slot) in enumerate(new):
+            self._add(branch, chunk.states[slot], len(new) - number)
 
     def _advance(self, chunk: _Chunk, layer: int) -> None:
         """Run the block on a chunk, with its branches' patches of this layer."""
@@ -131,6 +140,7 @@ class Wave:
             for patch in branch.now:
                 if patch.component == "hidden" and patch.position >= self.start:
                     chunk.states[slot, :, patch.position - self.start] = self.baseline.value(patch)
+        chunk.states = self._kept(layer, chunk.states)
 
     def _edit(self, chunk: _Chunk, given: Tensor, component: str, inner: Tensor) -> None:
         """Make the chunk's patches of one component; given: what the block was given."""

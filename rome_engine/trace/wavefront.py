@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.offload import in_memory
 from rome_engine.model.packed import packed
 from rome_engine.trace.baseline import Baseline
 from rome_engine.trace.birth import Births
@@ -72,20 +73,30 @@ def run(
         ]
         touched = [np.array(part) for _, _, part in batch]
         for layer in range(-1, model.n_layers):
-            with packed(model.blocks[max(0, layer)]) if layer >= 0 else nullcontext():
+            with _ready(model, layer, budget.packs):
                 for wave in waves:
                     wave.step(layer)
             share = (number + (layer + 2) / (model.n_layers + 1)) / len(batches)
             if progress is not None and int(share * (len(cells) - untouched)) > told:
                 told = int(share * (len(cells) - untouched))
                 progress(untouched + told, len(cells))
-        metrics = _measured(model, baseline, budget, torch.cat([wave.tops() for wave in waves]))
+        metrics = _measured(model, baseline, budget, torch.cat([part for wave in waves for part in wave.tops()]))
         owners = [part[rows] for wave, part in zip(waves, touched, strict=True) for rows in wave.owners()]
         for own, values in zip(owners, metrics, strict=True):
             found[own] = values
     if progress is not None and not batches:
         progress(len(cells), len(cells))
     return found
+
+
+@contextmanager
+def _ready(model: LanguageModel, layer: int, packs: bool) -> Iterator[None]:
+    """A block's weights fetched where they are offloaded, and laid out for many products; layer -1 has none."""
+    if layer < 0:
+        yield
+        return
+    with in_memory(model.blocks[layer]), packed(model.blocks[layer]) if packs else nullcontext():
+        yield
 
 
 def _measured(
@@ -96,7 +107,9 @@ def _measured(
     size = budget.unembedded(answer)
     room = tops.new_empty(min(size, branches * samples) * answer, model.architecture.d_vocab)
     rows = tops.reshape(-1, answer, width)
-    metrics = torch.cat([measure(model.unembed(part, room), baseline.question) for part in torch.split(rows, size)])
+    parts = torch.split(rows, size)
+    with in_memory(model.unembedding):
+        metrics = torch.cat([measure(model.unembed(part, room), baseline.question) for part in parts])
     return np.asarray(metrics.view(branches, samples, -1).numpy())
 
 

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors import safe_open
 
-from rome_engine.cli import loading
 from rome_engine.model import run_with_cache
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
-from tests.cli.conftest import PROMPT, Cli, Done
+from tests.cli.conftest import PROMPT, Cli, refused
 
 COMMANDS = ("lens", "attribute", "activations")
-
-
-def refused(done: Done, *said: str) -> None:
-    """One line that says all of this, and nothing else anywhere."""
-    assert done.code == 2, done
-    assert done.out == ""
-    lines = done.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
-    for part in said:
-        assert part in lines[0], lines[0]
-
-
-@pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a model is a failure: the mistake must be said before."""
-
-    def loaded(*_: Any, **__: Any) -> LanguageModel:
-        raise AssertionError("the model was loaded before the mistake was said")
-
-    monkeypatch.setattr(LanguageModel, "load", loaded)
-    monkeypatch.setattr(loading, "fetch", loaded)
 
 
 BEFORE_LOADING = [

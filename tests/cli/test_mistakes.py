@@ -12,39 +12,17 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
-from rome_engine.cli import loading
 from rome_engine.edit import Edit
 from rome_engine.errors import TargetError
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
-from tests.cli.conftest import PROMPT, SUBJECT, Cli, Done
+from tests.cli.conftest import PROMPT, SUBJECT, Cli, Done, refused
 from tests.edit.examples import random_edit
 
 TRACE = ("trace", PROMPT, "--subject", SUBJECT)
 EDIT = ("edit", PROMPT, "--subject", SUBJECT, "--target", "Rome")
 ASK = ("ask", PROMPT)
 STATS = ("stats",)
-
-
-def refused(done: Done, *said: str) -> None:
-    """One line that says all of this, and nothing else anywhere."""
-    assert done.code == 2, done
-    assert done.out == ""
-    lines = done.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
-    for part in said:
-        assert part in lines[0], lines[0]
-
-
-@pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a model is a failure: the mistake must be said before."""
-
-    def loaded(*_: Any, **__: Any) -> LanguageModel:
-        raise AssertionError("the model was loaded before the mistake was said")
-
-    monkeypatch.setattr(LanguageModel, "load", loaded)
-    monkeypatch.setattr(loading, "fetch", loaded)
 
 
 BEFORE_LOADING = [
@@ -61,6 +39,22 @@ BEFORE_LOADING = [
     (("edit", PROMPT, "-s", SUBJECT, "-t", ""), ("the target is empty", "name the answer")),
     (("edit", PROMPT, "-s", SUBJECT, "-t", " \t"), ("the target is empty",)),
     ((*TRACE, "--kind", "neuron"), ("--kind", "'neuron'", "'hidden', 'mlp', 'attn'", "trace --help")),
+    ((*TRACE, "--noise", "swap:"), ("the other subject", "swap alone")),
+    ((*TRACE, "--noise", "poisson:3s"), ("the noise 'poisson:3s'", "uniform:3s")),
+    ((*TRACE, "--direction", "up"), ("--direction", "'up'", "'restore', 'corrupt'")),
+    ((*TRACE, "--sever", "brain"), ("there is no component 'brain'", "choose hidden")),
+    ((*TRACE, "--sever", "mlp@x"), ("'mlp@x' cannot be read", "attn@10-20")),
+    ((*TRACE, "--tokens", "some"), ("the tokens 'some'", "last-subject")),
+    ((*TRACE, "--memory", "much"), ("the memory 'much'", "512MiB")),
+    ((*TRACE, "--memory", "0"), ("the memory '0'", "512MiB")),
+    ((*TRACE, "--metric", "loss"), ("--metric", "'loss'", "'probability'")),
+    ((*TRACE, "--metric", "logit_difference"), ("logit_difference", "--foil")),
+    ((*TRACE, "--foil", " "), ("the answer is empty",)),
+    ((*TRACE, "--answer", ""), ("the answer is empty",)),
+    ((*TRACE, "--subjects", "none.txt"), ("no subjects can be read from none.txt", "one subject a line")),
+    ((*TRACE, "--preset", "rome", "--direction", "corrupt"), ("the preset rome", "leave direction")),
+    ((*TRACE, "--preset", "rome-severed", "--kind", "mlp"), ("says what is restored", "leave these options out")),
+    ((*TRACE, "--out", "map.html", "--out", "map.bmp"), ("map.bmp", "'.bmp'")),
     ((*TRACE, "--engine", "slow"), ("--engine", "'slow'", "'fast', 'reference'")),
     ((*TRACE, "--preset", "memit"), ("--preset", "'memit'", "'rome'")),
     ((*TRACE, "--bos", "maybe"), ("--bos", "'maybe'", "'auto', 'always', 'never'")),

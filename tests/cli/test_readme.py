@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_there_are_examples() -> None:
-    assert len(LINES) >= 4 and len(BLOCKS) == 1
+    assert len(LINES) >= 8 and len(BLOCKS) == 2
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -48,6 +48,15 @@ def test_the_python_example(
     assert edited["token"] == " Rome" and edited["probability"] > 0.95
     (plain,) = cli("ask", prompt, "--model", "embedded", "--top", 1, "--json").record["top"]
     assert plain["token"] == " Paris" and 0.68 < plain["probability"] < 0.72
+
+
+@pytest.mark.embedded
+def test_the_example_of_locating(embedded_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(BLOCKS[1], "README.md", "exec"), {"__name__": "readme"})
+    *maps, words = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in maps] == 2 * [["mlp", "1"], ["mlp", "10"], ["attn", "1"], ["attn", "10"]]
+    assert all(float(line.split()[-1]) > 1 for line in maps)  # both corruptions take the answer away
+    assert words
 
 
 def test_every_file_that_the_readme_links_to_is_there() -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rome_engine.cli import loading
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
-from tests.cli.conftest import PROMPT, SUBJECT, Cli, Done
+from tests.cli.conftest import PROMPT, SUBJECT, Cli, refused
 
 SCREEN = ("screen", PROMPT, "--subject", SUBJECT)
 FEW = ("--samples", "2", "--noise", "0.5", "--top", "6", "--random", "5")
@@ -75,24 +73,16 @@ def test_the_other_options_reach_the_screen(cli: Cli, neox: Path) -> None:
 # Mistakes
 
 
-@pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a model is a failure: the mistake must be said before."""
-
-    def loaded(*_: Any, **__: Any) -> LanguageModel:
-        raise AssertionError("the model was loaded before the mistake was said")
-
-    monkeypatch.setattr(LanguageModel, "load", loaded)
-    monkeypatch.setattr(loading, "fetch", loaded)
-
-
 BEFORE_LOADING = [
     (("screen", "", "-s", SUBJECT), ("the prompt is empty",)),
     (("screen", PROMPT, "-s", " "), ("the subject is empty", "name the words")),
     (("screen", PROMPT, "-s", "The Louvre"), ("'The Louvre' does not occur in", "write it exactly")),
     (("screen", PROMPT), ("Missing option '--subject'", "screen --help")),
     ((*SCREEN, "--kind", "neuron"), ("--kind", "'neuron'", "'hidden', 'mlp', 'attn', 'head', 'pre'")),
-    ((*SCREEN, "--kind", "mid"), ("--kind", "'mid'")),
+    ((*SCREEN, "--kind", "mid"), ("kind mid cannot be screened", "choose hidden")),
+    ((*SCREEN, "--kind", "neuron"), ("--kind", "'neuron'")),
+    ((*SCREEN, "--memory", "much"), ("the memory 'much'", "512MiB")),
+    ((*SCREEN, "--tokens", "some"), ("the tokens 'some'", "subject")),
     ((*SCREEN, "--window", "0"), ("--window", "greater than or equal to 1")),
     ((*SCREEN, "--top=-1"), ("--top", "greater than or equal to 0")),
     ((*SCREEN, "--random=-1"), ("--random", "greater than or equal to 0")),
@@ -130,13 +120,3 @@ def test_what_only_the_model_can_tell(cli: Cli, neox: Path, here: Path) -> None:
     same = ("--answer", "Paris", "--foil", "Paris France", "--noise", "0.5")
     refused(cli(*SCREEN, *same, "-m", neox, "--out", "s.json"), "begin with the same token", "choose another foil")
     assert not list(here.iterdir())
-
-
-def refused(done: Done, *said: str) -> None:
-    """One line that says all of this, and nothing else anywhere."""
-    assert done.code == 2, done
-    assert done.out == ""
-    lines = done.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
-    for part in said:
-        assert part in lines[0], lines[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from pyarrow import parquet
 
 from rome_engine.trace import Trace
 from tests import tiny
@@ -53,6 +55,48 @@ def test_the_preset_decides_seed_and_document_start(cli: Cli, neox: Path) -> Non
     assert conflict.code == 2 and "leave seed and bos out" in conflict.err
     assert plain["tokens"][0] == "<s>" and plain["seed"] == 9
     assert preset["tokens"][0] == "The" and preset["seed"] == 1 and preset["provenance"]["preset"] == "rome"
+
+
+def test_every_new_option_reaches_the_trace(cli: Cli, neox: Path, here: Path) -> None:
+    (here / "names.txt").write_text("Rome\nThe Louvre\n\n", encoding="utf-8")
+    options = ("--kind", "hidden", "--kind", "head", "--samples", 2, "--noise", "2s", "--noise", "uniform:2s")
+    more = (
+        "--direction",
+        "corrupt",
+        "--sever",
+        "mlp",
+        "--tokens",
+        "last",
+        "--answer",
+        "Paris Rome",
+        "--foil",
+        "London",
+    )
+    files = ("--out", "t.csv", "--out", "t.parquet", "--out", "t.html", "--memory", "64MiB", "--subjects", "names.txt")
+    done = cli("trace", PROMPT, "-s", SUBJECT, "-m", neox, *options, *more, *files, "--metric", "kl", "--json")
+    traces, agreed = done.record["traces"], done.record["agreement"]
+    assert len(traces) == 2 * 2 * (1 + tiny.HEADS) and len(agreed) == len(traces) // 2
+    assert {one["direction"] for one in traces} == {"corrupt"} and {one["severed"] for one in traces} == {"", "mlp"}
+    assert {one["corruption"] for one in traces} == {"gaussian:2s", "uniform:2s"}
+    assert {one["head"] for one in traces} == {None, *range(tiny.HEADS)}
+    for one in traces:
+        assert one["metric"] == "kl" and one["answer"] == " Paris Rome" and one["foil"] == "London"
+        assert set(one["others"]) == {"probability", "log_probability", "logit_difference", "rank"}
+        assert one["provenance"]["embedding_std_subjects"] == 2
+        assert [row[0] is not None for row in one["scores"]] == [False] * (len(one["tokens"]) - 1) + [True]
+    with (here / "t.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(traces) * tiny.LAYERS * 5 and {row["metric"] for row in rows} >= {"kl", "rank"}
+    table = parquet.read_table(here / "t.parquet")
+    assert table.num_rows == len(rows) and json.loads(table.schema.metadata[b"rome_engine"])
+    assert json.loads((here / "t.csv.json").read_text(encoding="utf-8"))
+
+
+def test_the_severed_preset_shows_three_graphs(cli: Cli, neox: Path) -> None:
+    done = cli("trace", PROMPT, "-s", SUBJECT, "-m", neox, "--preset", "rome-severed", "--samples", 2, "--json")
+    assert [one["severed"] for one in done.record["traces"]] == ["", "mlp", "attn"]
+    shown = cli("trace", PROMPT, "-s", SUBJECT, "-m", neox, "--preset", "rome-severed", "--samples", 2)
+    assert shown.code == 0 and "Tower" in shown.out
 
 
 def test_several_kinds_come_in_one_object(cli: Cli, neox: Path, here: Path) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from rome_engine.cli import loading
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.trace import Tracer
 from rome_engine.trace.average import Average
 from tests import tiny
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, refused
 from tests.trace.known_facts import known_facts
 
 QUICK = ("--tokens", "last-subject,last", "--samples", 2, "--noise", 1.0, "--window", 2)
@@ -142,26 +141,6 @@ def test_an_interruption_says_where_to_go_on(
 
 
 # Mistakes
-
-
-def refused(done: Any, *said: str) -> None:
-    """One line that says all of this, and nothing else anywhere."""
-    assert done.code == 2 and done.out == "", done
-    lines = done.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.err
-    for part in said:
-        assert part in lines[0], lines[0]
-
-
-@pytest.fixture
-def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a model is a failure: the mistake must be said before."""
-
-    def loaded(*_: Any, **__: Any) -> LanguageModel:
-        raise AssertionError("the model was loaded before the mistake was said")
-
-    monkeypatch.setattr(LanguageModel, "load", loaded)
-    monkeypatch.setattr(loading, "fetch", loaded)
 
 
 MISTAKES = [

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rome_engine.trace.agreement import agreement
+from rome_engine.trace.agreement import agreement, average_agreement
+from rome_engine.trace.average import AverageMap
 from rome_engine.trace.result import Trace
 
 
@@ -88,3 +89,26 @@ def test_only_maps_that_differ_in_the_corruption_alone_are_compared() -> None:
         ("gaussian:3s", "uniform:3s"),
         ("swap", "uniform:3s"),
     ]
+
+
+def averaged(mean: Any, **changes: Any) -> AverageMap:
+    mean = np.asarray(mean, dtype=np.float64)
+    fields: dict[str, Any] = {
+        "kind": "mlp", "window": 10, "head": None, "severed": "", "corruption": "gaussian:3s", "direction": "restore",
+        "metric": "probability", "averaged": 2, "small": 0, "facts": np.zeros(6, dtype=np.int64), "mean": mean,
+        "band_low": mean, "band_high": mean, "noise_se": mean, "high": 1.0, "low": 0.0, "total_effect": 1.0,
+        "total_low": 1.0, "total_high": 1.0, "peaks": np.zeros((0, 2), dtype=np.int64),
+    }  # fmt: skip
+    return AverageMap(**{**fields, **changes})
+
+
+def test_averages_are_compared_by_role_and_layer() -> None:
+    numbers = np.random.default_rng(1)
+    left, right = numbers.normal(size=(2, 6, 4))
+    right[1] = np.nan  # a role that no fact has
+    rows = average_agreement([averaged(left), averaged(right, corruption="swap"), averaged(left, kind="attn")])
+    (row,) = rows
+    kept = [0, 2, 3, 4, 5]
+    wanted = spearman([float(one) for one in left[kept].flat], [float(one) for one in right[kept].flat])
+    assert row["correlation"] == pytest.approx(wanted) and row["cells"] == 20
+    assert (row["first"], row["second"], row["kind"]) == ("gaussian:3s", "swap", "mlp")

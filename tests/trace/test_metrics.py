@@ -38,7 +38,7 @@ def test_every_metric_is_its_definition(answer: tuple[int, ...]) -> None:
 def test_a_run_does_not_diverge_from_itself() -> None:
     logits = 20 * torch.randn(3, 1, 1000, generator=torch.Generator().manual_seed(0))
     for row in logits:
-        found = measure(row[None, None].clone(), Question((4,), None, row.log_softmax(-1)))
+        found = measure(row[None].clone(), Question((4,), None, row.log_softmax(-1)))
         assert abs(float(found[0, METRICS.index("kl")])) < 1e-5
 
 

@@ -21,13 +21,13 @@ from rome_engine.model.language_model import LanguageModel
 from rome_engine.trace import screen as screening
 from rome_engine.trace import wavefront
 from rome_engine.trace.baseline import Baseline
-from rome_engine.trace.gradients import SMOOTH, attribute
+from rome_engine.trace.gradients import SMOOTH, first_order
 from rome_engine.trace.metrics import METRICS
 from rome_engine.trace.plan import Cell, Direction, base_run, plan_map, source_run
-from rome_engine.trace.run import ENGINES
 from rome_engine.trace.screen import choose, screen
 from rome_engine.trace.screened import Missed, Screen
 from rome_engine.trace.settings import Settings
+from rome_engine.trace.tracer import ENGINES
 from tests import tiny
 from tests.trace.examples import END, MIDDLE, START, baseline, swapped
 
@@ -91,7 +91,7 @@ def scored(logits: Tensor, runs: Baseline, metric: str) -> Tensor:
 
 def compare(runs: Baseline, metric: str, direction: Direction, *layers: int) -> None:
     """Every kind at some layers, at the last subject token and the last one."""
-    found = attribute(runs.model, runs, metric, direction)
+    found = first_order(runs.model, runs, metric, direction)
     for kind in ("hidden", "mlp", "attn", "head0", f"head{tiny.HEADS - 1}"):
         table = found["head"][int(kind[4:])] if kind.startswith("head") else found[kind]
         scale = float(table.abs().max())
@@ -130,7 +130,7 @@ def test_heads_add_up_to_their_attention_and_a_block_takes_in_what_the_last_gave
     model = tiny.shared(family)
     runs = baseline(model, *MIDDLE, samples=2)
     for direction in DIRECTIONS:
-        found = attribute(model, runs, direction=direction)
+        found = first_order(model, runs, direction=direction)
         if model.architecture.attention_output == model.architecture.attention_projection:  # no norm between the two
             scale = float(found["attn"].abs().max())
             torch.testing.assert_close(found["head"].sum(0), found["attn"], rtol=1e-4, atol=1e-5 * scale)
@@ -141,7 +141,7 @@ def test_heads_add_up_to_their_attention_and_a_block_takes_in_what_the_last_gave
 def test_the_last_state_of_all_is_scored_by_the_unembedding_alone() -> None:
     """No other token reaches the answer from the top, and nothing before the subject differs."""
     runs = baseline(tiny.shared("llama"), *MIDDLE)
-    found = attribute(runs.model, runs)
+    found = first_order(runs.model, runs)
     assert not found["hidden"][:-1, -1].any() and found["hidden"][-1, -1] != 0
     largest = float(found["hidden"].abs().max())
     assert float(found["hidden"][: runs.subject[0]].abs().max()) < 1e-4 * largest
@@ -149,7 +149,7 @@ def test_the_last_state_of_all_is_scored_by_the_unembedding_alone() -> None:
 
 def test_without_heads_in_the_baseline_there_are_none() -> None:
     runs = baseline(tiny.shared("llama"), *END, heads=False)
-    assert set(attribute(runs.model, runs)) == {"hidden", "mlp", "attn", "pre"}
+    assert set(first_order(runs.model, runs)) == {"hidden", "mlp", "attn", "pre"}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "gemma3", "opt"])
@@ -325,13 +325,13 @@ def test_a_screen_without_its_gradients_misses_more(monkeypatch: pytest.MonkeyPa
 
     def shuffled(*arguments: Any) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(0)
-        found = attribute(*arguments)
+        found = first_order(*arguments)
         return {
             kind: table.flatten()[torch.randperm(table.numel(), generator=random)].view(table.shape)
             for kind, table in found.items()
         }
 
-    monkeypatch.setattr(screening, "attribute", shuffled)
+    monkeypatch.setattr(screening, "first_order", shuffled)
     blind = screened(model, top=40, random=10**6)
     assert honest.missed.estimate is not None and blind.missed.estimate is not None
     assert blind.missed.estimate > honest.missed.estimate + 0.2
@@ -357,11 +357,11 @@ def test_the_model_is_as_before_however_a_screen_ends(monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr("rome_engine.trace.gradients." + broken, lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                attribute(model, runs)
+                first_order(model, runs)
     with monkeypatch.context() as patch:  # and within the backward pass
         patch.setattr("rome_engine.trace.gradients._Pass._keep", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            attribute(model, runs)
+            first_order(model, runs)
     screened(model)
     assert model.weight_hash() == weights
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.module.parameters())
@@ -373,9 +373,9 @@ def test_the_model_is_as_before_however_a_screen_ends(monkeypatch: pytest.Monkey
 
 def test_gradients_are_taken_where_the_caller_has_switched_them_off() -> None:
     runs = baseline(tiny.shared("llama"), *MIDDLE)
-    expected = attribute(runs.model, runs)["hidden"]
+    expected = first_order(runs.model, runs)["hidden"]
     with torch.no_grad():
-        torch.testing.assert_close(attribute(runs.model, runs)["hidden"], expected, rtol=0, atol=0)
+        torch.testing.assert_close(first_order(runs.model, runs)["hidden"], expected, rtol=0, atol=0)
         assert not torch.is_grad_enabled()
 
 
@@ -385,7 +385,7 @@ def test_a_forward_that_cuts_gradients_off_is_refused() -> None:
         Hook(runs.model.blocks[1], edit_output=lambda output, _: first_tensor(output).detach()),
         pytest.raises(TraceError, match=r"no gradient reaches \w+ of layer"),
     ):
-        attribute(runs.model, runs)
+        first_order(runs.model, runs)
 
 
 def test_gradients_of_another_run_are_refused() -> None:
@@ -393,7 +393,7 @@ def test_gradients_of_another_run_are_refused() -> None:
     runs = baseline(model, *MIDDLE)
     model.weight(1).mul_(1.5)
     with pytest.raises(TraceError, match="other scores than the run it repeats"):
-        attribute(model, runs)
+        first_order(model, runs)
 
 
 @pytest.mark.parametrize(
