@@ -1,7 +1,7 @@
 """Weights that accelerate keeps elsewhere, on disk or in another memory, and brings in only while their module runs.
 
-Such weights are placeholders on the device "meta" at all other times. A module that holds some has a hook of accelerate,
-which knows where they are kept and where the module computes.
+Such weights are placeholders on the device "meta" at all other times. A module that holds some has a hook of
+accelerate, which knows where they are kept and where the module computes.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def first_order(
     "hidden", "pre", "mlp", "attn" have shape (tokens, layers), and "head" (heads, tokens, layers) where the baseline
     was run with heads; float64, on the CPU, in the metric's unit. tokens are the prompt's. For several states exchanged
     together the sum is no more than a guide: what passes from one to another is counted twice.
-    Only states have gradients, no weight; it takes the memory of one forward pass with gradients. The model is
-    afterwards as before, also after an error.
+    Only states have gradients, no weight; it takes the memory of one forward pass with gradients, and that of all
+    offloaded weights until the backward pass is done. The model is afterwards as before, also after an error.
 
     Raises TraceError for a metric without a gradient, and for a model through which none can be taken.
     """

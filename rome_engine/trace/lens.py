@@ -19,6 +19,7 @@ from torch import Tensor
 from rome_engine.errors import TraceError
 from rome_engine.model.activations import read
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.offload import in_memory
 from rome_engine.model.tokens import BosPolicy
 from rome_engine.trace import provenance
 
@@ -179,11 +180,12 @@ def _read_out(
     """Every cell's distribution, of which only what is asked for is kept; answers are the last dimension."""
     shape, flat = tuple(states.shape[:2]), states.flatten(0, 1)
     parts: list[list[Tensor]] = [[] for _ in range(5)]
-    for begin in range(0, len(flat), ROWS):
-        for kept, part in zip(parts, _chunk(model, flat[begin : begin + ROWS], answers, top), strict=True):
-            kept.append(part.cpu())
-        if progress is not None:
-            progress(min(begin + ROWS, len(flat)), len(flat))
+    with in_memory(model.unembedding):
+        for begin in range(0, len(flat), ROWS):
+            for kept, part in zip(parts, _chunk(model, flat[begin : begin + ROWS], answers, top), strict=True):
+                kept.append(part.cpu())
+            if progress is not None:
+                progress(min(begin + ROWS, len(flat)), len(flat))
     ids, likeliest, entropy, ranks, probabilities = (torch.cat(kept) for kept in parts)
     return _ReadOut(
         ids.reshape(*shape, -1).numpy().astype(np.int64),

@@ -76,10 +76,10 @@ def scores(
 def assert_same(fast: NDArray[np.float64], slow: NDArray[np.float64], relative: float = RELATIVE) -> None:
     """Equal in every metric: relative to the entry, and to the metric's largest where entries are small.
 
-    The divergence is a difference of numbers near 10 in float32: it is good to a millionth of a nat.
+    The divergence is a difference of numbers near 10 in float32: it is good to a few millionths of a nat.
     """
     fast, slow = fast.reshape(len(fast), -1), slow.reshape(len(slow), -1)
     assert slow.shape[1] <= len(METRICS)
     for column in range(slow.shape[1]):
-        allowed = max(relative * float(np.abs(slow[:, column]).max()), 2e-6 if METRICS[column] == "kl" else 0)
+        allowed = max(relative * float(np.abs(slow[:, column]).max()), 5e-6 if METRICS[column] == "kl" else 0)
         np.testing.assert_allclose(fast[:, column], slow[:, column], rtol=relative, atol=allowed)

@@ -181,7 +181,7 @@ def test_the_residual_before_a_block_is_what_the_block_below_gave() -> None:
     assert measured("fast", runs, (embedded,))[0, 0] == pytest.approx(float(runs.scores[0, 0]), rel=1e-5)
 
 
-LITTLE = 400_000
+LITTLE = 100_000
 
 
 @pytest.mark.parametrize("memory", [LITTLE, 1 << 22, None])
