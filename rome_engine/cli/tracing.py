@@ -156,9 +156,9 @@ def _lines(path: Path) -> tuple[str, ...]:
     try:
         lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise TraceError(
-            f"no subjects can be read from {path} ({getattr(error, 'strerror', None) or 'it is no UTF-8 text'}): give a "
-            "text file, one subject a line"
+            f"no subjects can be read from {path} ({reason}): give a text file, one subject a line"
         ) from error
     if not lines:
         raise TraceError(f"the file {path} names no subject: write one a line")

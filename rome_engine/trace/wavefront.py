@@ -47,46 +47,61 @@ def run(
     Raises NotReplayableError where a self-test fails: replayed rows that differ from the run they repeat, or a patch
     that did not fire. Raises TraceError where the memory does not hold a single cell.
     """
-    base = baseline.scores[baseline.rows(base_run(direction))].numpy()
-    found = np.empty((len(cells), baseline.samples, len(METRICS)))
-    found[:] = base
-    groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
     effective = [_effective(cell.patches, baseline, direction) for cell in cells]
-    for index, patches in enumerate(effective):
-        if not patches:
-            continue  # nothing that reaches a scored token is changed
-        start, swapped = _reach(patches, baseline, direction)
-        top = Patch(model.n_layers - 1, "hidden", baseline.tokens - 1, source_run(direction))
-        if baseline.first_scored == baseline.tokens - 1 and top in patches:
-            found[index] = baseline.scores[baseline.rows(source_run(direction))].numpy()
-        else:
-            groups[start, swapped].append(index)
+    found, groups = _sorted_out(effective, baseline, direction)
     budget = Budget(model, baseline, memory)
     births = Births(model, baseline, direction, budget)
     size = {start: budget.states(start) for start, _ in groups}
     batches = list(_batches(groups, size, budget.of_states))
-    untouched, told = len(cells) - sum(map(len, groups.values())), 0
-    for number, batch in enumerate(batches):
+    steps = _Steps(progress, len(cells), sum(map(len, groups.values())), len(batches) * (model.n_layers + 1))
+    for batch in batches:
         waves = [
             Wave(model, baseline, births, budget.branches(start), [effective[one] for one in part], start, swapped)
             for start, swapped, part in batch
         ]
-        touched = [np.array(part) for _, _, part in batch]
         for layer in range(-1, model.n_layers):
             with _ready(model, layer, budget.packs):
                 for wave in waves:
                     wave.step(layer)
-            share = (number + (layer + 2) / (model.n_layers + 1)) / len(batches)
-            if progress is not None and int(share * (len(cells) - untouched)) > told:
-                told = int(share * (len(cells) - untouched))
-                progress(untouched + told, len(cells))
-        metrics = _measured(model, baseline, budget, torch.cat([part for wave in waves for part in wave.tops()]))
-        owners = [part[rows] for wave, part in zip(waves, touched, strict=True) for rows in wave.owners()]
-        for own, values in zip(owners, metrics, strict=True):
-            found[own] = values
-    if progress is not None and not batches:
-        progress(len(cells), len(cells))
+            steps.tell()
+        metrics = iter(_measured(model, baseline, budget, torch.cat([top for wave in waves for top in wave.tops()])))
+        for wave, (_, _, part) in zip(waves, batch, strict=True):
+            for own in wave.owners():
+                found[[part[cell] for cell in own]] = next(metrics)
     return found
+
+
+def _sorted_out(
+    effective: Sequence[tuple[Patch, ...]], baseline: Baseline, direction: Direction
+) -> tuple[NDArray[np.float64], dict[tuple[int, bool], list[int]]]:
+    """What is known without running anything, and the cells that must be run, by first token (see `_reach`)."""
+    found = np.empty((len(effective), baseline.samples, len(METRICS)))
+    found[:] = baseline.scores[baseline.rows(base_run(direction))].numpy()
+    groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    last = Patch(baseline.model.n_layers - 1, "hidden", baseline.tokens - 1, source_run(direction))
+    for index, patches in enumerate(effective):
+        if not patches:
+            continue  # nothing that reaches a scored token is changed
+        if baseline.first_scored == baseline.tokens - 1 and last in patches:
+            found[index] = baseline.scores[baseline.rows(source_run(direction))].numpy()
+        else:
+            groups[_reach(patches, baseline, direction)].append(index)
+    return found, groups
+
+
+class _Steps:
+    """Tells progress in cells: all cells that are run go up the layers together."""
+
+    def __init__(self, progress: Progress | None, cells: int, run: int, steps: int) -> None:
+        self._progress, self._cells, self._run, self._steps = progress, cells, run, steps
+        self._done = 0
+        if progress is not None and not steps:
+            progress(cells, cells)
+
+    def tell(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._cells - self._run + self._run * self._done // self._steps, self._cells)
 
 
 @contextmanager

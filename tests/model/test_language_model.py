@@ -381,3 +381,25 @@ def test_transformers_settings_are_restored(tmp_path: Path) -> None:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     refused(str(save("llama", tmp_path)), ModelLoadError, revision=None, dtype="no-such-type")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gptj", "opt"])
+def test_the_logits_of_a_batch_are_those_of_each_prompt(family: str) -> None:
+    model = tiny.shared(family)
+    prompts = [model.tokenize(text) for text in ("The Louvre is in", "The Eiffel is in")]
+    prompts = [prompt for prompt in prompts if len(prompt.input_ids) == len(prompts[0].input_ids)]
+    found = model.batch_logits(prompts)
+    for row, prompt in zip(found, prompts, strict=True):
+        torch.testing.assert_close(row, model.next_token_logits(prompt), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gptj", "neox"])
+def test_logits_in_memory_that_is_there_are_the_same(family: str) -> None:
+    """Also where the unembedding has a bias (GPT-J) or a softcap (Gemma 2), and is no plain product."""
+    model = tiny.shared(family)
+    hidden = torch.randn(2, 3, tiny.D_MODEL, generator=torch.Generator().manual_seed(0))
+    room = torch.full((8, tiny.VOCAB), torch.nan)
+    with torch.no_grad():
+        plain, found = model.unembed(hidden), model.unembed(hidden, room)
+    torch.testing.assert_close(found, plain)
+    assert (found.data_ptr() == room.data_ptr()) == (family in ("llama", "neox"))
