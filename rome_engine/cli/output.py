@@ -68,7 +68,9 @@ def progress(label: str) -> Iterator[Tick]:
         TimeRemainingColumn(),
     )
     console = stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    # One step may take minutes: the time left is told from the steps of the last hour.
+    options: dict[str, Any] = {"transient": True, "speed_estimate_period": 3600, "disable": not console.is_terminal}
+    with Progress(*columns, console=console, **options) as bar:
         task = bar.add_task(label, total=None)
 
         def tick(done: int, total: int) -> None:

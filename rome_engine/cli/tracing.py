@@ -33,8 +33,8 @@ Kinds = Annotated[
     typer.Option(
         "--kind",
         metavar="KIND",
-        help="What to restore: hidden (all that a layer passes on), mlp or attn (what that part of a layer adds), head "
-        "(what each attention head adds), pre or mid (the residual stream before a layer, or between its parts). "
+        help="What to exchange: hidden (all that a layer passes on), mlp or attn (what that part of a layer adds), "
+        "head (what each attention head adds), pre or mid (the residual stream before a layer, or between its parts). "
         "Give it several times for several maps.",
     ),
 ]
@@ -44,10 +44,12 @@ Windows = Annotated[
         "--window",
         metavar="N",
         min=1,
-        help="Layers restored together, for mlp and attn; several times for several widths. Without it: 10.",
+        help="Layers exchanged together, for mlp and attn; several times for several widths. Without it: 10.",
     ),
 ]
-Samples = Annotated[int, typer.Option(metavar="N", min=1, help="Noisy copies of the prompt to average over.")]
+Samples = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Noisy copies of the prompt to average over (one, for a swap).")
+]
 Noise = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,7 +82,7 @@ Sever = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PARTS",
-        help="Make every map a second time with these parts held at the patched run's values: mlp (of the restored "
+        help="Make every map a second time with these parts held at the patched run's values: mlp (of the exchanged "
         "token, at all layers), attn@10-20, mlp+head3@5:last and the like. Several times for several graphs.",
     ),
 ]
@@ -88,7 +90,7 @@ Tokens = Annotated[
     str,
     typer.Option(
         metavar="WHICH",
-        help="Tokens whose states are restored: all, subject, first-subject, last-subject, after, last, or 3-5,7.",
+        help="Tokens whose states are exchanged: all, subject, first-subject, last-subject, after, last, or 3-5,7.",
     ),
 ]
 Engine = Annotated[

@@ -37,10 +37,12 @@ def average_agreement_lines(maps: Sequence[AverageMap]) -> list[str]:
     """A line a pair of averaged maps that differ in the corruption alone."""
     lines = []
     for row in average_agreement(maps):
-        window = "" if row["window"] == 1 else f", windows of {row['window']} layers"
+        named = [row["kind"] if row["head"] is None else f"head {row['head']}"]
+        named += [f"windows of {row['window']} layers"] * (row["window"] > 1)
+        named += [f"severed {row['severed']}"] * bool(row["severed"])
         pair = f"{corruption_name(row['first'])} and {corruption_name(row['second'])}"
         lines.append(
-            f"Agreement of corruptions, {row['kind']}{window}: {pair} {_shown(row)} "
+            f"Agreement of corruptions, {', '.join(named)}: {pair} {_shown(row)} "
             f"(Spearman, {row['cells']} roles and layers)"
         )
     return lines

@@ -69,7 +69,7 @@ def _counts(average: Average) -> Table:
     rows: list[list[str | int]] = [
         ["records in the file", counts.records],
         ["malformed: no usable fact", counts.malformed],
-        ["longer than the model's context", counts.skipped],
+        ["too long for the model, or said before", counts.skipped],
         ["answered otherwise by the model", counts.unknown],
         ["answered right", counts.known],
         ["… and traced", counts.traced],

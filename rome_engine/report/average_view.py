@@ -81,7 +81,7 @@ def counted(average: Average) -> str:
     reasons = (
         (counts.unknown, "answered otherwise"),
         (counts.malformed, "malformed"),
-        (counts.skipped, "too long for the model"),
+        (counts.skipped, "too long or said before"),
         (counts.failed, "failed"),
         (counts.waiting, "not traced yet"),
     )

@@ -116,10 +116,10 @@ def draw(corruption: Corruption, spread: Spread, ids: Sequence[int], length: int
         case "uniform":
             noise = torch.from_numpy(level * random.uniform(-1, 1, (samples, length, spread.width)))
         case "covariance":
-            level = corruption.level  # a multiple already: the rows bring their own spread
             centred = spread.centred()
             mixed = random.randn(samples, length, centred.shape[0]) @ centred
-            noise = torch.from_numpy(level * mixed / np.sqrt(max(1, centred.shape[0] - 1)))
+            # A multiple: the rows bring their own spread.
+            noise = torch.from_numpy(corruption.level * mixed / np.sqrt(max(1, centred.shape[0] - 1)))
         case _:
             raise TraceError(f"{corruption} is no noise")
     return Drawn((tuple(ids),) * samples, noise, corruption.kind == "replace", level)
@@ -137,10 +137,6 @@ class Spread:
     @property
     def count(self) -> int:
         return len(self._subjects)
-
-    @property
-    def measured(self) -> bool:
-        return self._embeddings is not None
 
     def rows(self) -> Tensor:
         if self._embeddings is None:

@@ -61,9 +61,22 @@ def find_partner(
     )
 
 
-def named_partner(model: LanguageModel, prompt: str, clean: Prompt, subject: str, bos: BosPolicy) -> Partner:
-    """The partner that is named. Raises TraceError where its span of tokens is another one."""
+def fitting_partner(
+    model: LanguageModel, prompt: str, clean: Prompt, subject: str, answer_id: int, bos: BosPolicy = "never"
+) -> Partner | None:
+    """This subject, if it covers the same tokens there and has another answer than `answer_id`; else None."""
+    found = _same_span(model, template(prompt, clean.subject or ""), subject, clean, bos)
+    partner = None if found is None else _answered(model, [found])[0]
+    return partner if partner is not None and partner.answer_id != answer_id else None
+
+
+def named_partner(
+    model: LanguageModel, prompt: str, clean: Prompt, subject: str, answer_id: int, bos: BosPolicy = "never"
+) -> Partner:
+    """The partner that is named. Raises TraceError where it covers other tokens or has the same answer."""
     place = template(prompt, clean.subject or "")
+    if subject == clean.subject:
+        raise TraceError(f"the subject {subject!r} cannot be swapped for itself: name another one")
     found = _same_span(model, place, subject, clean, bos)
     if found is None:
         begin, end = clean.subject_range or (0, 0)
@@ -71,7 +84,13 @@ def named_partner(model: LanguageModel, prompt: str, clean: Prompt, subject: str
             f"the subject {subject!r} cannot be swapped for {clean.subject!r}: it does not cover the same tokens "
             f"{begin} to {end - 1} of the prompt; name one of as many tokens"
         )
-    return _answered(model, [found])[0]
+    partner = _answered(model, [found])[0]
+    if partner.answer_id == answer_id:
+        raise TraceError(
+            f"the subject {subject!r} has the same answer {model.text([answer_id])!r} as {clean.subject!r}: there is "
+            "nothing to bring back; name one with another answer"
+        )
+    return partner
 
 
 def _same_span(model: LanguageModel, place: str, subject: str, clean: Prompt, bos: BosPolicy) -> Prompt | None:

@@ -113,6 +113,15 @@ def _filter(
     store.keep_statuses(sorted(statuses))
 
 
+def _foil(model: LanguageModel, fact: Fact) -> str | None:
+    """What the answer's logit is compared with: the fact's foil or its false target, unless it begins as the answer."""
+    foil = fact.foil or fact.target_new
+    if foil is None or fact.target_true is None:
+        return foil
+    first = model.target_ids(fact.text, foil)[0]
+    return None if first == model.target_ids(fact.text, fact.target_true)[0] else foil
+
+
 def _trace(
     tracer: Tracer, facts: dict[int, Fact], store: RunStore, limit: int | None, progress: Progress | None
 ) -> None:
@@ -124,7 +133,8 @@ def _trace(
         began = time.perf_counter()
         try:
             # Without a target_true the model's own answer is scored: it is the right one's first token.
-            maps = FactMaps.of(tracer.maps(replace(facts[record], target_true=None)))
+            asked = replace(facts[record], target_true=None, foil=_foil(tracer.model, facts[record]))
+            maps = FactMaps.of(tracer.maps(asked))
         except Exception as error:  # of whichever kind: the other facts are worth having
             log.debug("record %d failed", record, exc_info=True)
             reason = " ".join(str(error).split()) or type(error).__name__

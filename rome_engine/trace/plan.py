@@ -65,7 +65,8 @@ class Pin:
     """States held at their values in the run that is patched, while others are exchanged: a severed path.
 
     layers None: all. positions None: the token whose state is exchanged (the "modified graph" of Meng et al. 2022,
-    section 2.3). A state that is exchanged itself stays so.
+    section 2.3). A state that is exchanged itself stays so; one that a held state lies behind (a head behind a held
+    attention) is lost.
     """
 
     component: str

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from rome_engine.errors import TraceError
 from rome_engine.model.tokens import BosPolicy
 from rome_engine.trace.corrupt import Corruption
-from rome_engine.trace.plan import KINDS, Direction
+from rome_engine.trace.plan import CLASSIC, KINDS, Direction
 from rome_engine.trace.sever import Severed, check_positions
 
 Engine = Literal["fast", "reference"]
@@ -24,8 +24,8 @@ class Settings:
     swap). direction: see plan.Direction. severed: each graph makes all the maps, see `Severed.parse`; "" is the whole
     model. positions: those whose states are exchanged, see `sever.parse_positions`. subjects: on which the noise level
     is measured, by default a list that is part of the package. memory: bytes that the fast engine may use, see
-    budget.DEFAULT. preset: "rome" is exactly the original procedure; "rome-severed" its modified graphs at the last
-    subject token.
+    budget.DEFAULT. preset: "rome" is the original procedure (same draws, windows and target rule; the noise level is
+    that of `corruptions` and `subjects`); "rome-severed" its modified graphs at the last subject token.
     """
 
     kinds: tuple[str, ...] = ("hidden",)
@@ -56,6 +56,8 @@ class Settings:
                     raise TraceError(f"there is no {name} {value!r}: choose {choices}")
         if not (self.kinds and self.windows and self.corruptions and self.severed):
             raise TraceError("a trace needs a kind, a window, a corruption and a graph: name at least one of each")
+        if not 0 <= self.seed < 2**32:
+            raise TraceError(f"a seed is between 0 and {2**32 - 1}, not {self.seed}")
         if self.samples < 1:
             raise TraceError(f"a trace needs at least one corrupted sample, not {self.samples}")
         if narrow := [window for window in self.windows if window < 1]:
@@ -76,6 +78,11 @@ class Settings:
         if self.direction != "restore" or any(Corruption.parse(one).kind != "gaussian" for one in self.corruptions):
             raise TraceError(
                 f"the preset {self.preset} restores states under Gaussian noise: leave direction and corruption out"
+            )
+        if not set(self.kinds) <= set(CLASSIC) or any(self.severed) or self.positions != "all":
+            raise TraceError(
+                f"the preset {self.preset} restores hidden, mlp or attn at all tokens of the whole model: leave other "
+                "kinds, severed parts and tokens out"
             )
         if self.preset == "rome-severed" and (self.kinds, self.severed, self.positions) != (
             ("hidden",),

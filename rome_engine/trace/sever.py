@@ -33,7 +33,7 @@ class Severed:
         Raises TraceError for anything else.
         """
         parts = []
-        for part in filter(None, (piece.strip() for piece in text.split("+"))):
+        for part in (piece.strip() for piece in text.split("+") if text.strip()):
             found = _PART.match(part)
             if found is None or (found["component"] == "head") != bool(found["head"]):
                 raise TraceError(f"the severed part {part!r} cannot be read: write {HELP}")
@@ -84,7 +84,9 @@ def parse_positions(text: str, subject: tuple[int, int], tokens: int) -> tuple[i
                 raise TraceError(
                     f"the tokens {text!r} cannot be read: write numbers such as 3-5,7, or {', '.join(POSITIONS)}"
                 ) from error
-    if found and max(found) >= tokens:
+    if not found:
+        raise TraceError(f"the prompt has no tokens {text!r}: its subject ends it; choose {', '.join(POSITIONS)}")
+    if max(found) >= tokens:
         raise TraceError(f"the prompt has tokens 0 to {tokens - 1}, and no token {max(found)}")
     return tuple(sorted(found))
 

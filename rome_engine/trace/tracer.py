@@ -18,7 +18,7 @@ from rome_engine.model.tokens import BosPolicy, Prompt
 from rome_engine.trace import provenance, reference, wavefront
 from rome_engine.trace.baseline import Baseline, run_baseline
 from rome_engine.trace.corrupt import Corruption, Drawn, Spread, draw
-from rome_engine.trace.counterfactual import find_partner, named_partner
+from rome_engine.trace.counterfactual import find_partner, fitting_partner, named_partner
 from rome_engine.trace.facts import default_facts, default_subjects
 from rome_engine.trace.metrics import METRICS
 from rome_engine.trace.plan import WINDOWED, Direction, Plan, Progress, plan_map
@@ -109,11 +109,14 @@ class Tracer:
         if corruption.kind != "swap":
             begin, end = prompt.subject_range or (0, 0)
             return draw(corruption, self._spread, prompt.input_ids, end - begin, settings.samples, settings.seed)
-        named = corruption.subject or fact.counterfactual
-        partner = (
-            named_partner(self.model, fact.prompt, prompt, named, self._bos)
-            if named is not None
-            else find_partner(self.model, fact.prompt, prompt, answer_id, default_facts(), self._bos, fact.relation)
+        partner = None
+        if corruption.subject is not None:
+            partner = named_partner(self.model, fact.prompt, prompt, corruption.subject, answer_id, self._bos)
+        elif fact.counterfactual is not None:
+            # Chosen for another model's tokens perhaps: where it does not fit here, another one is looked for.
+            partner = fitting_partner(self.model, fact.prompt, prompt, fact.counterfactual, answer_id, self._bos)
+        partner = partner or (
+            find_partner(self.model, fact.prompt, prompt, answer_id, default_facts(), self._bos, fact.relation)
         )
         return Drawn((partner.prompt.input_ids,), subject=partner.subject)
 
@@ -133,6 +136,10 @@ class Tracer:
             log.warning("the fast engine cannot run this model (%s): tracing with the reference engine", error)
             engine = "reference"
             found = ENGINES[engine](*arguments)
+        if not np.isfinite(found[:, :, :2]).all():
+            raise TraceError(
+                "some probabilities are not finite numbers: load the model in a wider type (--dtype float32)"
+            )
         ends = np.cumsum([len(plan.cells) for plan in plans])[:-1]
         return np.split(found, ends), engine
 
@@ -157,7 +164,10 @@ class Tracer:
             column = METRICS.index(metric)
             scores, deviation = np.full(shape, np.nan), np.full(shape, np.nan)
             scores[at] = found[:, :, column].mean(1)
-            deviation[at] = found[:, :, column].std(1, ddof=1) if samples > 1 else 0.0
+            if samples > 1:
+                deviation[at] = found[:, :, column].std(1, ddof=1)
+            elif baseline.drawn.noise is None:
+                deviation[at] = 0.0  # a swap draws nothing
             return Values(float(high[column]), float(low[column]), scores, deviation)
 
         metrics = [name for name in METRICS if name != "logit_difference" or baseline.question.foil is not None]

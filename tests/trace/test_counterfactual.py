@@ -7,13 +7,20 @@ import pytest
 from rome_engine.errors import TraceError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.trace import Settings, trace, trace_maps
-from rome_engine.trace.counterfactual import find_partner, named_partner
+from rome_engine.trace import Settings, counterfactual, trace, trace_maps
+from rome_engine.trace.counterfactual import find_partner, fitting_partner, named_partner
 from tests import tiny
 
 PLACE = "You can find {} in the city of"
 SUBJECT = "The Louvre"
 OTHERS = ("The Colosseum", "Big Ben", "The Needle", "The Tower", "The Paris", "The Seattle", "Rome", "LeBron James")
+
+
+@pytest.fixture(autouse=True)
+def sure_of_nothing(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Random models give no answer the probability that a known one has."""
+    if "embedded" not in request.keywords:
+        monkeypatch.setattr(counterfactual, "MARGIN", 0.0)
 
 
 def facts(*subjects: str, relation: str = "place") -> list[Fact]:
@@ -60,7 +67,22 @@ def test_where_none_fits_the_remedy_is_said() -> None:
     with pytest.raises(TraceError, match="swap:OTHER SUBJECT"):
         find_partner(model, PLACE, clean, -1, facts("The long mother tongue of Danielle Darrieux"))
     with pytest.raises(TraceError, match="as many tokens"):
-        named_partner(model, PLACE, clean, "The long mother tongue", "never")
+        named_partner(model, PLACE, clean, "The long mother tongue", -1)
+
+
+def test_a_facts_own_partner_is_used_where_it_fits_and_another_one_looked_for_where_not() -> None:
+    model = tiny.shared("llama")
+    clean = model.tokenize(PLACE, SUBJECT)
+    answer = int(model.next_token_logits(clean).argmax())
+    own = find_partner(model, PLACE, clean, answer, facts("Big Ben", "The Colosseum", "The Rome")).subject
+    assert fitting_partner(model, PLACE, clean, own, answer) is not None
+    assert fitting_partner(model, PLACE, clean, "The long mother tongue", answer) is None
+    same = int(model.next_token_logits(model.tokenize(PLACE, own)).argmax())
+    assert fitting_partner(model, PLACE, clean, own, same) is None  # the same answer is no contrast
+    with pytest.raises(TraceError, match="same answer"):
+        named_partner(model, PLACE, clean, own, same)
+    with pytest.raises(TraceError, match="for itself"):
+        named_partner(model, PLACE, clean, SUBJECT, -1)
 
 
 def test_a_swap_is_one_row_and_says_with_whom() -> None:

@@ -171,15 +171,20 @@ def test_a_template_settles_which_occurrence_is_meant() -> None:
         ({"positions": "99"}, TraceError),
         ({"preset": "rome", "direction": "corrupt"}, TraceError),
         ({"preset": "rome", "noise": "swap"}, TraceError),
+        ({"preset": "rome", "kind": "mid"}, TraceError),
+        ({"preset": "rome", "severed": ("mlp",)}, TraceError),
+        ({"seed": -1}, TraceError),
+        ({"severed": ("mlp+",)}, TraceError),
+        ({"prompt": "We went to see The Eiffel Tower", "positions": "after"}, TraceError),
         ({"preset": "rome-severed", "kind": "mlp"}, TraceError),
         ({"answer": " "}, TargetError),
         ({"memory": 1000}, TraceError),
     ],
 )
 def test_bad_input_is_one_clear_line(options: dict[str, object], error: type[Exception]) -> None:
-    arguments = {"subject": SUBJECT, "noise": 1.0, **options}
+    arguments = {"prompt": PROMPT, "subject": SUBJECT, "noise": 1.0, **options}
     with pytest.raises(error) as caught:
-        trace(tiny.shared("llama"), PROMPT, **arguments)  # type: ignore[arg-type]
+        trace(tiny.shared("llama"), **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
@@ -206,7 +211,7 @@ def test_the_tidy_table_has_a_row_a_cell() -> None:
     rows = found.rows()
     assert len(rows) == found.scores.size * len(found.metrics)
     assert len({(row["token"], row["layer"], row["metric"]) for row in rows}) == len(rows)
-    assert {row["role"] for row in rows} == {BEFORE, ROLES[0], ROLES[1], ROLES[2], ROLES[5]}
+    assert {row["role"] for row in rows} == {BEFORE, ROLES[0], ROLES[2], ROLES[5]}
     (one,) = [row for row in rows if (row["token"], row["layer"], row["metric"]) == (3, 2, "kl")]
     assert one["value"] == found.of("kl").scores[3, 2] and one["clean"] == found.of("kl").high
 
