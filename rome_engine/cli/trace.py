@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -39,14 +38,7 @@ def command(
     bos: tracing.BosPolicy = "auto",
     seed: options.Seed = 1,
     memory: tracing.Memory = None,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="File to write: .html (interactive), .png, .svg, .pdf, .json, or .csv and .parquet (tidy tables). "
-            "Several times for several files.",
-        ),
-    ] = None,
+    out: tracing.Outputs = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,

@@ -78,14 +78,7 @@ def command(
     bos: tracing.BosPolicy = "auto",
     seed: options.Seed = 1,
     memory: tracing.Memory = None,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="File to write: .html (interactive), .png, .svg, .pdf, .json, or .csv and .parquet (tidy tables). "
-            "Several times for several files.",
-        ),
-    ] = None,
+    out: tracing.Outputs = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,

@@ -117,6 +117,15 @@ ShownMetric = Annotated[
         "run) or rank. Tables and JSON hold them all.",
     ),
 ]
+Outputs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="File to write: .html (interactive), .png, .svg, .pdf, .json, or .csv and .parquet (tidy tables). "
+        "Several times for several files.",
+    ),
+]
 Answer = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="The answer that is scored. Without it: the model's own next token."),
