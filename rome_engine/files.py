@@ -1,13 +1,17 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and results as JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -70,3 +74,38 @@ def suffix_among(path: Path, known: Sequence[str]) -> str:
             f"cannot write {path}: it {named}, and the formats that can be written are {', '.join(known)}"
         )
     return suffix
+
+
+def plain(value: Any) -> Any:
+    """The value in lists and dictionaries: arrays, tuples, mappings and dataclasses, whatever lies within them."""
+    match value:
+        case Mapping():
+            return {name: plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        case _:
+            return value.tolist() if hasattr(value, "tolist") else value  # numpy takes long to import
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with null in the place of numbers that are not finite, which JSON does not know."""
+    match value:
+        case float():
+            return value if isfinite(value) else None
+        case dict():
+            return {str(name): finite(item) for name, item in value.items()}
+        case list() | tuple():
+            return [finite(item) for item in value]
+        case _:
+            return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value with `finite` numbers as UTF-8, whole or not at all; what JSON does not know is its text.
+
+    Raises StorageError where it cannot be written.
+    """
+    text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False, default=str)
+    write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))

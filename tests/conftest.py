@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,13 @@ install_import_hook("rome_engine", "beartype.beartype")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _values_apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Searched values are kept for one test, and not in the user's cache."""
+    folder = cache(lambda: tmp_path_factory.mktemp("values"))
+    monkeypatch.setattr("rome_engine.edit.value_store.cache_home", folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rome_engine.errors import StorageError
-from rome_engine.files import suffix_among, write_whole
+from rome_engine.files import finite, plain, suffix_among, write_json, write_whole
 
 
 def test_content_arrives_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -58,3 +61,19 @@ def test_the_error_names_the_suffixes_that_work() -> None:
     for name in ("a.gif", "a"):
         with pytest.raises(StorageError, match=r"\.png, \.svg"):
             suffix_among(Path(name), (".png", ".svg"))
+
+
+@dataclass(frozen=True)
+class Result:
+    scores: np.ndarray
+    parts: tuple["Result", ...] = ()
+
+
+def test_results_become_json_whatever_lies_within_them(tmp_path: Path) -> None:
+    given = {"one": Result(np.array([[1.5, np.nan]]), (Result(np.array([2])),)), "two": (None, "–", float("inf"), True)}
+    made = plain(given)
+    assert made["one"]["parts"] == [{"scores": [2], "parts": []}]
+    assert np.isnan(made["one"]["scores"][0][1])  # what is missing stays a number until it is written
+    write_json(tmp_path / "a.json", made)
+    read = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert read == finite(made) and read["one"]["scores"] == [[1.5, None]] and read["two"] == [None, "–", None, True]

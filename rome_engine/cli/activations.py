@@ -40,6 +40,8 @@ def command(
     device: options.Device = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """List or save a model's activations on a prompt.
 
@@ -48,15 +50,12 @@ def command(
     output.check_text(prompt)
     if any(not pattern.strip() for pattern in name or []):
         raise ActivationError("the name is empty: give a name or a pattern such as 'blocks.*.mlp'")
-    output.check_writable(out)
 
-    from rome_engine.files import suffix_among
     from rome_engine.model import run_with_cache
     from rome_engine.trace import provenance
 
-    if out is not None:
-        suffix_among(out, SUFFIXES)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    files = output.checked([] if out is None else [out], SUFFIXES)
+    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     found = run_with_cache(loaded, prompt, name or "*", bos=bos)
     tokens = found.prompts[0]
     record = {
@@ -65,22 +64,27 @@ def command(
         "tokens": list(tokens.tokens),
         "provenance": {**provenance.of(loaded, tokens), "bos": bos},
     }
-    if out is not None:
-        _save(found, record, out)
-    rows = [
-        {
-            "name": key,
-            "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "norm": float(tensor.float().flatten(2).norm(dim=-1).mean()),
-        }
-        for key, tensor in found.items()
-    ]
+    for path in files:
+        _save(found, record, path)
+    rows = _rows(found)
     if as_json:
         output.emit({**record, "activations": rows})
     else:
         _show(loaded.name, rows)
-    output.written(out)
+    output.written(*files)
+
+
+def _rows(found: Activations) -> list[dict[str, Any]]:
+    """Name, shape, number type, and the mean over tokens of the norm."""
+    return [
+        {
+            "name": name,
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "norm": float(tensor.float().flatten(2).norm(dim=-1).mean()),
+        }
+        for name, tensor in found.items()
+    ]
 
 
 def _show(model: str, rows: list[dict[str, Any]]) -> None:

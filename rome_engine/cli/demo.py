@@ -79,9 +79,9 @@ def command(
     console.rule("3 · undo")
     seconds = time.perf_counter() - began
     console.print(f"the weights are bit for bit what they were (sha256 {weights[:16]}…): {'yes' if restored else 'NO'}")
-    report.save_page(
-        report.page("The Eiffel Tower, moved to Rome", _sections(traces, edit, before, after, restored, weights)), out
-    )
+    sections = _sections(traces, edit, before, after, restored, weights)
+    maps = report.Download("trace.json", [trace.to_dict() for trace in traces])
+    report.save_page(report.page("The Eiffel Tower, moved to Rome", sections, maps), out)
     console.print(f"report: {out.absolute()}  ({seconds:.0f} s in all)", soft_wrap=True, highlight=False)
     if as_json:
         output.emit(

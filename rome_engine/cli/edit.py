@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import exp
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rome_engine.cli import options, output
+from rome_engine.cli import editing, options, output
 from rome_engine.cli.loading import load
 from rome_engine.facts import Fact
 
@@ -28,23 +26,15 @@ def command(
     method: Annotated[
         str, typer.Option(metavar="NAME", help="r-rome, or rome (as first published; it can damage a model).")
     ] = "r-rome",
-    layer: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Layer to change, from 0. Without it: the model's default.")
-    ] = None,
+    layer: editing.Layer = None,
     seed: options.Seed = 0,
-    corpus: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Plain text to collect the statistics from, for a model that has none yet."),
-    ] = None,
-    tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many tokens of --corpus to read.")
-    ] = options.TOKENS,
-    save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the edit, for `ask --edit` (.safetensors).")
-    ] = None,
-    merged: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the edited model, for plain transformers.")
-    ] = None,
+    corpus: editing.Corpus = None,
+    tokens: editing.Tokens = options.TOKENS,
+    save: editing.Save = None,
+    merged: editing.Merged = None,
+    adapter: editing.Adapter = None,
+    card: editing.Card = None,
+    guard: editing.Guard = "rollback",
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
@@ -54,49 +44,33 @@ def command(
     """Rewrite one fact: make the model answer a prompt, and what asks the same, with the target."""
     output.check_text(prompt)
     fact = Fact.of(prompt, subject).with_target(target)
-    output.check_writable(save)
-    output.check_free(merged)
+    outputs = editing.Outputs(save, merged, adapter, card)
+    outputs.check()
 
-    from transformers.utils.logging import disable_progress_bar
-
-    from rome_engine.edit import edit_fact, editor, save_merged
+    from rome_engine.bench import effects
+    from rome_engine.edit import editor
     from rome_engine.edit.targets import new_target
-    from rome_engine.stats import Corpus, moments
+    from rome_engine.report.card import edit_card
+    from rome_engine.stats import Corpus
 
-    chosen = editor(method)
-    text = None if corpus is None else Corpus(corpus)
+    editor(method)  # a mistake in it, or in the next line, is said before the model is loaded
+    if corpus is not None:
+        Corpus(corpus)
     loaded = load(model, dtype, device, revision, trust_remote_code)
-    config = replace(chosen.default(loaded, layer), seed=seed)
+    config = editing.settings(loaded, method, layer, seed, guard)
     new_target(loaded, fact)  # what cannot be edited is said before minutes are spent on statistics
-    with output.progress("collecting second moments") as tick:
-        found = moments(
-            loaded,
-            chosen.layers(config),
-            corpus=text,
-            tokens=tokens,
-            progress=lambda _message, share: tick(round(share * tokens), tokens),
-        )
-    with output.progress("editing") as tick:
-        edit = edit_fact(
-            loaded,
-            fact,
-            method=method,
-            moments=found,
-            config=config,
-            progress=lambda step, total, _loss: tick(step, total),
-        )
+    edit = editing.make(loaded, [fact], method, config, corpus, tokens)
+    health = editing.checked(loaded, edit, guard)
     record = describe(loaded, fact, edit)
-    if merged is not None:  # the longer write first: where it fails nothing else has been written
-        with output.stderr().status("writing the edited model"):
-            disable_progress_bar()  # transformers' own, one line of noise a file
-            save_merged(loaded, edit, merged)
-    if save is not None:
-        edit.save(save)
-    record |= {"edit_file": None if save is None else str(save), "merged": None if merged is None else str(merged)}
+    asked = effects.ask(loaded, [fact]).after(loaded, edit)
+    record |= {"health": None if health is None else health.to_dict()}
+    record |= outputs.write(loaded, edit, edit_card(edit, asked, health))
     if as_json:
         output.emit(record)
     else:
         _show(record)
+        editing.show_health(health)
+        editing.show_written(record)
 
 
 def describe(model: LanguageModel, fact: Fact, edit: Edit) -> dict[str, Any]:
@@ -149,7 +123,3 @@ def _show(record: dict[str, Any]) -> None:
             f"{sum(record['seconds'].values()):.1f} s",
             highlight=False,
         )
-    for name in ("edit_file", "merged"):
-        output.written(record[name])
-    if not record["edit_file"] and not record["merged"]:
-        output.stderr().print("nothing was kept: give --save FILE or --merged FOLDER", highlight=False)

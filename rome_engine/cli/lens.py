@@ -55,25 +55,22 @@ def command(
     output.check_text(prompt)
     for text in answer or []:
         output.check_answer(text)
-    output.check_writable(out)
 
-    from rome_engine.files import suffix_among
     from rome_engine.report.lens_table import lens_table
     from rome_engine.report.results import LENS_SUFFIXES, save_lens
     from rome_engine.trace.lens import lens
 
-    if out is not None:
-        suffix_among(out, LENS_SUFFIXES)
+    files = output.checked([] if out is None else [out], LENS_SUFFIXES)
     loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     count = len(loaded.tokenize(prompt, bos=bos).input_ids)
     if token is not None and not -count <= token < count:
         raise PromptError(f"there is no token {token}: the prompt has {count}, 0 to {count - 1}")
     with output.progress("reading the layers") as tick:
         found = lens(loaded, prompt, answers=answer or (), top=top, bos=bos, progress=tick)
-    if out is not None:
-        save_lens(found, out)
+    for path in files:
+        save_lens(found, path)
     if as_json:
         output.emit(found.to_dict())
     else:
         output.stdout().print(lens_table(found, token))
-    output.written(out)
+    output.written(*files)

@@ -16,7 +16,21 @@ from typing import Any
 import typer
 
 import rome_engine
-from rome_engine.cli import activations, ask, attribute, demo, edit, lens, model, screen, stats, trace, trace_facts
+from rome_engine.cli import (
+    activations,
+    ask,
+    attribute,
+    card,
+    demo,
+    edit,
+    edit_facts,
+    lens,
+    model,
+    screen,
+    stats,
+    trace,
+    trace_facts,
+)
 from rome_engine.cli.options import FLAG, Command, Group
 from rome_engine.cli.output import complain
 from rome_engine.errors import RomeEngineError
@@ -42,8 +56,10 @@ app.command("attribute", cls=Command)(attribute.command)
 app.command("screen", cls=Command)(screen.command)
 app.command("activations", cls=Command)(activations.command)
 app.command("edit", cls=Command)(edit.command)
+app.command("edit-facts", cls=Command)(edit_facts.command)
+app.command("card", cls=Command)(card.command)
 app.command("ask", cls=Command)(ask.command)
-app.command("stats", cls=Command)(stats.command)
+app.add_typer(stats.app, name="stats")
 app.add_typer(model.app, name="model")
 app.command("demo", cls=Command)(demo.command)
 

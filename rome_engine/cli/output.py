@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,9 @@ def complain(message: str, code: int, label: str = "error: ") -> int:
 
 def emit(record: dict[str, Any]) -> None:
     """The command's one JSON object, in ASCII: whatever reads it can decode it."""
-    sys.stdout.write(json.dumps(_plain(record), allow_nan=False) + "\n")
+    from rome_engine.files import finite
 
-
-def _plain(value: Any) -> Any:
-    """JSON knows no NaN or infinity: they become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    sys.stdout.write(json.dumps(finite(record), allow_nan=False) + "\n")
 
 
 @contextmanager
@@ -103,6 +93,16 @@ def check_writable(path: Path | None) -> None:
         raise StorageError(f"cannot write {path}: you may not write in the folder {path.parent}; choose another one")
 
 
+def checked(paths: Sequence[Path] | None, suffixes: Sequence[str]) -> list[Path]:
+    """The files to be written. Says before any work which of them cannot be: raises StorageError."""
+    from rome_engine.files import suffix_among
+
+    for path in paths or []:
+        check_writable(path)
+        suffix_among(path, suffixes)
+    return list(paths or [])
+
+
 def check_free(folder: Path | None) -> None:
     """Say before any work that a folder to be made is in use. Raises StorageError."""
     if folder is None:
@@ -114,10 +114,11 @@ def check_free(folder: Path | None) -> None:
         raise StorageError(f"cannot write {folder}: no folder can be made in {above}; choose another one")
 
 
-def written(path: Path | str | None) -> None:
-    """Tell on stderr where a result lies, if one was asked for."""
-    if path is not None:
-        stderr().print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+def written(*paths: Path | str | None) -> None:
+    """Tell on stderr where results lie, of those that were asked for."""
+    for path in paths:
+        if path is not None:
+            stderr().print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def probability(value: float) -> str:

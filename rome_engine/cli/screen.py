@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from rome_engine.cli import options, output, tracing
 from rome_engine.cli.loading import load
-from rome_engine.errors import TargetError
-from rome_engine.facts import Fact
 
 
 def command(
@@ -40,6 +37,14 @@ def command(
             metavar="R", min=0, help="How many of the others, drawn at random, are verified: they tell what was missed."
         ),
     ] = 50,
+    share: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="A cell matters where its exact effect has at least this share of the strongest one's size; what was "
+            "missed is counted in such cells.",
+        ),
+    ] = 0.25,
     metric: Annotated[
         Literal["log_probability", "probability", "logit_difference"],
         typer.Option(metavar="NAME", help="log_probability, probability or logit_difference (which needs --foil)."),
@@ -51,34 +56,31 @@ def command(
     noise: Annotated[str, typer.Option(metavar="LEVEL", help="How the subject is corrupted: see trace.")] = "3s",
     subjects: tracing.Subjects = None,
     tokens: tracing.Tokens = "all",
+    engine: tracing.Engine = "fast",
     bos: tracing.BosPolicy = "auto",
     memory: tracing.Memory = None,
     seed: options.Seed = 1,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write: .json, .csv or .parquet.")] = None,
+    out: tracing.Outputs = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Screen all states of a model for those that carry the answer (attribution patching).
 
     One forward and one backward pass estimate the effect of exchanging each state; the strongest, and some of the
     others at random, are then exchanged one by one for exact numbers, and the output says which numbers are which.
     """
-    output.check_text(prompt)
-    Fact.of(prompt, subject)  # a subject that is not there is said before the model is loaded
-    for text in (answer, foil):
-        if text is not None:
-            output.check_answer(text)
-    if answer is not None and foil is not None and answer.strip() == foil.strip():
-        raise TargetError(f"the foil {foil!r} is the answer: name another one")
-    output.check_writable(out)
+    tracing.check_question(prompt, subject, answer, foil)
 
-    from rome_engine.files import suffix_among
-    from rome_engine.report.screen_table import SUFFIXES, save_screen, screen_table
+    from rome_engine.report.screen_saving import SCREEN_SUFFIXES, save_screen
+    from rome_engine.report.screen_table import screen_table
     from rome_engine.trace.screen import DEFAULT, check, screen
 
+    files = output.checked(out, SCREEN_SUFFIXES)
     settings = tracing.settings(
         kinds=kind,
         windows=window or list(DEFAULT.windows),
@@ -91,12 +93,11 @@ def command(
         samples=samples,
         seed=seed,
         direction=direction,
+        engine=engine,
         bos=bos,
     )
-    check(settings, metric, foil, top, random)
-    if out is not None:
-        suffix_among(out, SUFFIXES)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    check(settings, metric, foil, top, random, share)
+    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     with output.progress("verifying") as tick:
         found = screen(
             loaded,
@@ -108,12 +109,13 @@ def command(
             top=top,
             random=random,
             metric=metric,
+            share=share,
             progress=tick,
         )
-    if out is not None:
-        save_screen(found, out)
+    for path in files:
+        save_screen(found, path)
     if as_json:
         output.emit(found.to_dict())
     else:
         output.stdout().print(screen_table(found))
-    output.written(out)
+    output.written(*files)

@@ -1,26 +1,36 @@
-"""`rome-engine stats`: second moments of a model's keys."""
+"""`rome-engine stats`: second moments of a model's keys; its sub-commands work on their files."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rome_engine.cli import options, output
+from rome_engine.cli import options, output, stats_files
 from rome_engine.cli.loading import load
 from rome_engine.errors import StatisticsError
 
 if TYPE_CHECKING:
     from rome_engine.model.language_model import LanguageModel
-    from rome_engine.stats import SecondMoment
+    from rome_engine.stats import Corpus, Shard
 
-LEFT_OUT = {True: "left out", False: "kept", None: "unknown"}
+    Context = typer.Context
+else:
+    Context = typer.Context.__base__  # what typer really hands over; its name has moved between versions
+
+app = typer.Typer(cls=options.Group)
+app.command("merge", cls=options.Command)(stats_files.merge)
+app.command("import", cls=options.Command)(stats_files.import_npz)
+app.command("export", cls=options.Command)(stats_files.export_npz)
 
 
+@app.callback(invoke_without_command=True)
 def command(
+    context: Context,
     corpus: Annotated[
         list[Path] | None,
         typer.Option(
@@ -44,6 +54,14 @@ def command(
         ),
     ] = None,
     seed: options.Seed = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Collect only part I of N equal parts, such as 2/4, into --out; `rome-engine stats merge` joins them.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the part of --shard is written.")] = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
@@ -53,38 +71,44 @@ def command(
     """Collect the statistics that edits need.
 
     They are second moments of MLP keys over ordinary text: collected once a model and layer, and kept in your cache.
+    It can be interrupted: the same command goes on.
     """
+    if context.invoked_subcommand is not None:
+        _check_alone(context)
+        return
     wanted = None if layers is None else parse_layers(layers)
+    if (shard is None) != (out is None) or (shard is not None and not corpus):
+        raise StatisticsError(
+            "--shard, --out and --corpus belong together: give all three, or neither --shard nor --out"
+        )
+    output.check_writable(out)
 
-    from rich.table import Table
-    from rich.text import Text
+    from rome_engine.stats import Corpus, Shard, moments
 
-    from rome_engine.stats import Corpus, moments
-
+    part = None if shard is None else Shard.parse(shard)
     text = Corpus(*corpus) if corpus else None
     loaded = load(model, dtype, device, revision, trust_remote_code)
+    chosen = _default_layers(loaded) if wanted is None else wanted
+    sampling: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed}
     began = time.perf_counter()
     with output.progress("collecting second moments") as tick:
-        found = moments(
-            loaded,
-            _default_layers(loaded) if wanted is None else wanted,
-            corpus=text,
-            tokens=tokens,
-            length=length,
-            seed=seed,
-            progress=lambda _message, share: tick(round(share * tokens), tokens),
-        )
-    seconds = time.perf_counter() - began
-    rows = [_describe(layer, moment) for layer, moment in found.items()]
+        sampling["progress"] = lambda _message, share: tick(round(share * tokens), tokens)
+        if part is not None and out is not None and text is not None:
+            record = _shard(loaded, text, chosen, part, out, sampling)
+        else:
+            found = moments(loaded, chosen, corpus=text, **sampling)
+            record = {"moments": [stats_files.describe(moment) for moment in found.values()]}
+    record = {"model": loaded.name, "seconds": time.perf_counter() - began, **record}
     if as_json:
-        output.emit({"model": loaded.name, "seconds": seconds, "moments": rows})
+        output.emit(record)
         return
     output.heading(f"second moments of {loaded.name}")
-    table = Table("layer", "keys", "size", "corpus", "position 0")
-    for row in rows:
-        left_out = LEFT_OUT[row["first_token_left_out"]]
-        table.add_row(str(row["layer"]), f"{row['count']:,}", str(row["size"]), Text(str(row["corpus"])), left_out)
-    output.stdout().print(table)
+    if part is None:
+        stats_files.table(record["moments"])
+    else:
+        counts = ", ".join(f"{layer}: {count:,}" for layer, count in record["counts"].items())
+        output.stdout().print(f"shard {part}, keys by layer {counts}", highlight=False)
+        output.written(out)
 
 
 def parse_layers(text: str) -> list[int]:
@@ -106,14 +130,19 @@ def _default_layers(model: LanguageModel) -> list[int]:
     return list(method.layers(method.default(model)))
 
 
-def _describe(layer: int, moment: SecondMoment) -> dict[str, Any]:
-    about = moment.provenance
-    return {
-        "layer": layer,
-        "count": moment.count,
-        "size": moment.d,
-        "key": None if about is None else about.key,
-        "corpus": None if about is None else about.corpus_name,
-        "first_token_left_out": None if about is None else about.first_token_left_out,
-        "provenance": None if about is None else about.to_dict(),
-    }
+def _shard(
+    model: LanguageModel, text: Corpus, layers: list[int], shard: Shard, out: Path, sampling: Mapping[str, Any]
+) -> dict[str, Any]:
+    from rome_engine.stats import collect_shard
+
+    done = collect_shard(model, text, layers, shard, out, **sampling)
+    counts = {layer: keys.moment.count for layer, keys in done.layers.items()}
+    return {"shard": str(shard), "written": str(out), "counts": counts}
+
+
+def _check_alone(context: Context) -> None:
+    """Options that stand before a sub-command would be without effect. Raises BadParameter."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"give the options of {context.invoked_subcommand} behind it, not before")

@@ -8,7 +8,7 @@ import typer
 
 from rome_engine.cli import options, output, tracing
 from rome_engine.cli.loading import load
-from rome_engine.facts import Fact
+from rome_engine.errors import TraceError
 
 
 def command(
@@ -51,21 +51,13 @@ def command(
 
     Its subject is blurred with noise, states are restored one by one, and the map shows which bring the answer back.
     """
-    output.check_text(prompt)
-    Fact.of(prompt, subject)  # a subject that is not there is said before the model is loaded
-    files = out or []
-    for path in files:
-        output.check_writable(path)
-    for text in (answer, foil):
-        if text is not None:
-            output.check_answer(text)
+    tracing.check_question(prompt, subject, answer, foil)
 
     from rome_engine import report
-    from rome_engine.errors import TraceError
-    from rome_engine.files import suffix_among
     from rome_engine.trace import trace_maps
     from rome_engine.trace.agreement import agreement
 
+    files = output.checked(out, report.SUFFIXES)
     settings = tracing.settings(
         kinds=kind,
         windows=window,
@@ -83,8 +75,6 @@ def command(
     )
     if metric == "logit_difference" and foil is None:
         raise TraceError("the metric logit_difference compares with a wrong answer: name one with --foil")
-    for path in files:
-        suffix_among(path, report.SUFFIXES)
     loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     with output.progress("tracing") as tick:
         traces = trace_maps(loaded, prompt, subject, settings, answer=answer, foil=foil, progress=tick)
@@ -95,8 +85,7 @@ def command(
         output.emit(_record([trace.to_dict() for trace in shown], agreement(shown)))
     else:
         output.stdout().print(report.heat_maps(shown))
-    for path in files:
-        output.written(path)
+    output.written(*files)
 
 
 def _record(records: list[dict[str, Any]], agreements: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.text import Text
 
 from rome_engine.cli import options, output, tracing
 from rome_engine.cli.loading import load
@@ -48,12 +47,21 @@ def command(
     direction: tracing.Direction = "restore",
     sever: tracing.Sever = None,
     tokens: tracing.Tokens = "all",
+    answer_tokens: Annotated[
+        Literal["all", "first"] | None,
+        typer.Option(
+            metavar="WHICH",
+            help="What of an answer is asked for and scored: all of its tokens, each after the ones before it, or the "
+            "first alone, as Meng et al. did. Without it: all, and first with --preset.",
+        ),
+    ] = None,
     metric: Annotated[
         tracing.Metric,
         typer.Option(
             metavar="NAME",
-            help="What is averaged: probability, log_probability, logit_difference (of facts with a foil), kl (to the "
-            "clean run) or rank. May be changed afterwards, like the next three.",
+            help="What the pictures show: probability, log_probability, logit_difference (of facts with a foil), kl "
+            "(to the clean run) or rank. Tables, pages and JSON hold them all. May be changed afterwards, like the "
+            "next three.",
         ),
     ] = "probability",
     limit: Annotated[
@@ -91,23 +99,15 @@ def command(
 
     Only facts that the model answers right are traced. It can be interrupted: the same command goes on.
     """
-    files = out or []
-    for path in (*files, *([] if run is None else [run])):
-        output.check_writable(path)
-
-    from rome_engine.files import suffix_among
-    from rome_engine.report.agreement_table import average_agreement_lines
     from rome_engine.report.average_saving import AVERAGE_SUFFIXES, save_average
     from rome_engine.report.average_terminal import average_text
-    from rome_engine.report.reading import CAVEAT, NECESSITY_CAVEAT
     from rome_engine.resources import data_file
     from rome_engine.trace import averaging, over_facts
-    from rome_engine.trace.agreement import average_agreement
     from rome_engine.trace.factfile import read_facts
     from rome_engine.trace.store import check_run
 
-    for path in files:
-        suffix_among(path, AVERAGE_SUFFIXES)
+    files = output.checked(out, AVERAGE_SUFFIXES)
+    output.check_writable(run)
     averaging.check(metric, threshold)
     settings = tracing.settings(
         kinds=kind,
@@ -130,37 +130,39 @@ def command(
     kept = _default_run(source, model) if run is None else run
     output.check_writable(kept)
     _check_apart(source, kept, files)
-    check_run(kept, over_facts.asked(known, settings))
+    check_run(kept, over_facts.asked(known, settings, answer_tokens))
     loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     output.stderr().print(f"run: {kept}", markup=False, highlight=False, soft_wrap=True)
-    try:
-        with _watching() as watch:
-            found = over_facts.trace_facts(
-                loaded,
-                known,
-                settings,
-                kept,
-                limit=limit,
-                metric=metric,
-                threshold=threshold,
-                include_small=include_small,
-                watch=watch,
-            )
-    except KeyboardInterrupt as interrupt:
-        said = f"interrupted: the finished facts are kept in {kept}, and the same command goes on from there"
-        raise typer.Exit(output.complain(said, 1, "")) from interrupt
+    with _resumable(kept), _watching() as watch:
+        found = over_facts.trace_facts(
+            loaded,
+            known,
+            settings,
+            kept,
+            answer_tokens=answer_tokens,
+            limit=limit,
+            metric=metric,
+            threshold=threshold,
+            include_small=include_small,
+            watch=watch,
+        )
     for path in files:
         save_average(found, path)
     if as_json:
-        agreed = average_agreement(found.maps)
-        output.emit({**found.to_dict(), **({"agreement": agreed} if agreed else {})})
+        output.emit(found.to_dict())
     else:
         output.stdout().print(average_text(found))
-        for line in average_agreement_lines(found.maps):
-            output.stdout().print(Text(line))
-        output.stdout().print(Text(CAVEAT if direction == "restore" else NECESSITY_CAVEAT, style="dim"))
-    for path in files:
-        output.written(path)
+    output.written(*files)
+
+
+@contextmanager
+def _resumable(run: Path) -> Iterator[None]:
+    """Say after an interruption that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        said = f"interrupted: the finished facts are kept in {run}, and the same command goes on from there"
+        raise typer.Exit(output.complain(said, 1, "")) from interrupt
 
 
 def _default_run(source: Path, model: str | None) -> Path:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rome_engine.errors import TraceError
+from rome_engine.cli import output
+from rome_engine.errors import TargetError, TraceError
+from rome_engine.facts import Fact
 
 if TYPE_CHECKING:
     from rome_engine.trace import Settings
@@ -135,6 +137,18 @@ Foil = Annotated[
 ]
 
 
+def check_question(prompt: str, subject: str | None, answer: str | None, foil: str | None) -> None:
+    """Say before the model is loaded what cannot be asked. Raises PromptError and its kinds, TargetError."""
+    output.check_text(prompt)
+    if subject is not None:
+        Fact.of(prompt, subject)
+    for text in (answer, foil):
+        if text is not None:
+            output.check_answer(text)
+    if answer is not None and foil is not None and answer.strip() == foil.strip():
+        raise TargetError(f"the foil {foil!r} is the answer: name another one")
+
+
 def settings(
     *,
     kinds: list[Kind] | None,
@@ -151,10 +165,10 @@ def settings(
     from rome_engine.trace import Settings
 
     return Settings(
-        kinds=tuple(str(kind) for kind in dict.fromkeys(kinds)) if kinds else default_kinds,
-        windows=tuple(dict.fromkeys(windows)) if windows else (10,),
-        corruptions=tuple(dict.fromkeys(noise)) if noise else ("3s",),
-        severed=("", *dict.fromkeys(severed or ())),
+        kinds=tuple(str(kind) for kind in kinds) if kinds else default_kinds,
+        windows=tuple(windows or (10,)),
+        corruptions=tuple(noise or ("3s",)),
+        severed=("", *(severed or ())),
         positions=tokens,
         memory=bytes_of(memory),
         subjects=None if subjects is None else _lines(subjects),

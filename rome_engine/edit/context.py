@@ -16,14 +16,21 @@ from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.tokens import Prompt
 
 ROME_LENGTHS = (5,) * 10 + (10,) * 10
+MEMIT_OPENINGS = ("The", "Therefore", "Because", "I", "You")
+MEMIT_LENGTH = 10
 _BRACES = str.maketrans("", "", "{}")
 
 
 @dataclass(frozen=True)
 class Contexts:
-    """Templates that hold `{}` once, where a prompt is put; the first is `{}` alone, the bare prompt."""
+    """Templates that hold `{}` once, where a prompt is put; the first is `{}` alone, the bare prompt.
+
+    halved: a mean over the contexts is taken first among the sampled ones and then with the bare prompt's, which so
+    counts for one half.
+    """
 
     templates: tuple[str, ...]
+    halved: bool = False
 
     def __post_init__(self) -> None:
         if not self.templates or self.templates[0] != PLACE:
@@ -35,6 +42,14 @@ class Contexts:
     def prompts(self, fact: Fact) -> tuple[str, ...]:
         """The fact's prompt in every context, `{}` still in the subject's place."""
         return tuple(template.replace(PLACE, fact.prompt) for template in self.templates)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """What each context counts for in a mean; they add up to 1."""
+        sampled = len(self.templates) - 1
+        if self.halved and sampled:
+            return (0.5, *[0.5 / sampled] * sampled)
+        return (1 / (sampled + 1),) * (sampled + 1)
 
     @property
     def hash(self) -> str:
@@ -56,12 +71,28 @@ def sample(model: LanguageModel, *, lengths: Sequence[int] = ROME_LENGTHS, top_k
     longest = max(lengths)
     start = Prompt(text="", input_ids=(_start(model),), tokens=("",), prefix=1)
     sampled = model.generate([start] * len(lengths), longest, top_k=top_k, seed=seed, min_tokens=longest)
-    special = set(model.tokenizer.all_special_ids)
-    texts = [
-        model.text([token for token in ids[:length] if token not in special])
-        for ids, length in zip(sampled, lengths, strict=True)
-    ]
-    return Contexts((PLACE, *(_template(text) for text in texts)))
+    return Contexts((PLACE, *(_template(model, ids[:length]) for ids, length in zip(sampled, lengths, strict=True))))
+
+
+def sample_begun(
+    model: LanguageModel,
+    *,
+    openings: Sequence[str] = MEMIT_OPENINGS,
+    length: int = MEMIT_LENGTH,
+    top_k: int = 5,
+    seed: int = 0,
+) -> Contexts:
+    """The bare prompt, and a sampled text of `length` tokens that begins with each of these words; means are halved.
+
+    As `sample` else. Source: MEMIT (arXiv 2210.07229), whose published code samples one text of 10 tokens for each.
+    """
+    if not openings:
+        return Contexts((PLACE,), halved=True)
+    begun = [model.tokenize(opening) for opening in openings]
+    more = length - min(len(prompt.input_ids) - prompt.prefix for prompt in begun)
+    sampled = model.generate(begun, max(more, 1), top_k=top_k, seed=seed, min_tokens=max(more, 1))
+    texts = [(*prompt.input_ids[prompt.prefix :], *ids)[:length] for prompt, ids in zip(begun, sampled, strict=True)]
+    return Contexts((PLACE, *(_template(model, ids) for ids in texts)), halved=True)
 
 
 def _start(model: LanguageModel) -> int:
@@ -75,6 +106,8 @@ def _start(model: LanguageModel) -> int:
     return start
 
 
-def _template(text: str) -> str:
+def _template(model: LanguageModel, ids: Sequence[int]) -> str:
+    special = set(model.tokenizer.all_special_ids)
+    text = model.text([token for token in ids if token not in special])
     clean = " ".join(text.translate(_BRACES).split())
     return f"{clean}. {PLACE}" if clean else PLACE

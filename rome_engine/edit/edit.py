@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from rome_engine.edit.guard import require_finite
 from rome_engine.edit.provenance import Provenance
 from rome_engine.edit.stack import Handle, Stack, require_present
 from rome_engine.errors import EditError, EditFileError, StorageError, WrongWeightsError
@@ -47,10 +48,12 @@ class LayerEdit:
         return self.left @ self.right.T
 
     def added_to(self, weight: Float[Tensor, "d_model d_mlp"]) -> Float[Tensor, "d_model d_mlp"]:
-        """W + Δ in W's type, added in float32 or finer."""
+        """W + Δ in W's type, added in float32 or finer. Raises EditError where that is not finite."""
         wide = torch.promote_types(weight.dtype, torch.float32)
         left, right = (factor.to(weight.device, wide) for factor in (self.left, self.right))
-        return (weight.to(wide) + left @ right.T).to(weight.dtype)
+        changed = (weight.to(wide) + left @ right.T).to(weight.dtype)
+        require_finite(f"the edited weight {self.path}", changed)
+        return changed
 
 
 @dataclass(frozen=True, eq=False)

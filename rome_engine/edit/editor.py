@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float64
+from torch import Tensor
+
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.value import Progress
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
+
+History = Mapping[int, Float64[Tensor, "d_mlp d_mlp"]]
+"""H = Σ K Kᵀ of each edited layer, over the keys of all edits made before."""
 
 
 @runtime_checkable
@@ -22,7 +28,7 @@ class Editor(Protocol):
         """What users call it."""
 
     def default(self, model: LanguageModel, layer: int | None = None) -> Any:
-        """The method's settings for a model, at this layer where one is named.
+        """The method's settings for a model, with this as the last edited layer where one is named.
 
         Raises EditError for a layer out of range.
         """

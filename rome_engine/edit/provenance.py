@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rome_engine.errors import EditFileError
@@ -15,7 +15,8 @@ class Provenance:
     """What an edit was made from and with; written into its file.
 
     facts: as JSON objects. moments: content keys of the second moments by layer. losses: the value search's, a tuple a
-    fact. seconds: by phase. model_hash: of the whole model as it was when the edit was made.
+    fact. seconds: by phase. model_hash: of the whole model as it was when the edit was made. solver: by layer, how well
+    its equations were solved.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Provenance:
     stopped_early: bool
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    solver: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""

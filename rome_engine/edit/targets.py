@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from rome_engine.errors import TargetError
 from rome_engine.facts import Fact
+from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.language_model import LanguageModel
 
+_TOKENS_AT_ONCE = 1024
 
-@torch.no_grad()
+
 def new_target(model: LanguageModel, fact: Fact) -> tuple[int, ...]:
     """The tokens of the fact's `target_new` as they follow its prompt.
 
-    Raises TargetError for a target that is missing, empty, tokenises to nothing, or that the model already gives: each
-    of its tokens the likeliest one. Raises PromptTooLongError where prompt and target do not fit the context.
+    Raises as `target_tokens` does, and TargetError for a target that the model already gives.
+    """
+    target = target_tokens(model, fact)
+    check_new(model, [fact], [target])
+    return target
+
+
+def target_tokens(model: LanguageModel, fact: Fact) -> tuple[int, ...]:
+    """The same, without asking the model.
+
+    Raises TargetError for a target that is missing, empty or tokenises to nothing, PromptTooLongError where prompt and
+    target do not fit the context.
     """
     if fact.target_new is None or not fact.target_new.strip():
         raise TargetError("the target is empty: name the answer the model shall give")
     prompt = model.tokenize(fact.prompt, fact.subject)
     target = model.target_ids(fact.text, fact.target_new)
     model.check_length(prompt, len(target))
-    ids = torch.tensor([[*prompt.input_ids, *target[:-1]]], device=model.device)
-    logits = model.module(input_ids=ids, use_cache=False).logits[0, -len(target) :]
-    if logits.argmax(-1).tolist() == list(target):
-        raise TargetError(f"{fact.target_new!r} is already the answer to {fact.text!r}: name another target")
     return target
+
+
+@torch.no_grad()
+def check_new(model: LanguageModel, facts: Sequence[Fact], targets: Sequence[Sequence[int]]) -> None:
+    """Raise TargetError for the first target that the model already gives: each of its tokens the likeliest one."""
+    rows = [
+        (*model.tokenize(fact.prompt, fact.subject).input_ids, *target)
+        for fact, target in zip(facts, targets, strict=True)
+    ]
+    size = max(1, _TOKENS_AT_ONCE // max(map(len, rows), default=1))
+    for begin in range(0, len(rows), size):
+        some = list(zip(facts, targets, rows, strict=True))[begin : begin + size]
+        # What comes behind a token does not reach it, padding included.
+        width = max(len(row) for _, _, row in some)
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for _, _, row in some], device=model.device)
+        with Trace(model.module, model.architecture.blocks[-1]) as top:
+            model.module.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        for (fact, target, row), states in zip(some, first_tensor(top.output), strict=True):
+            likeliest = model.unembed(states[len(row) - len(target) - 1 : len(row) - 1]).argmax(-1)
+            if likeliest.tolist() == list(target):
+                raise TargetError(f"{fact.target_new!r} is already the answer to {fact.text!r}: name another target")

@@ -1,15 +1,17 @@
 """The value search: the one optimiser that finds what a layer should put out at the subject's last token.
 
-It serves every closed-form method. Only what depends on the change δ is computed in a step: the tokens from the
-subject's last one on, in the layers above the edited one, and the logits that the loss reads.
+It serves every closed-form method, and many facts at once. Only what depends on the changes δ is computed in a step:
+the tokens from the subject's last one on, in the layers above the edited one, and the logits that the losses read. The
+facts of a batch know nothing of each other: each has its own δ, loss, clamp and end.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -17,17 +19,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from rome_engine.edit.context import Contexts
-from rome_engine.edit.rows import Captured, Row, Rows
+from rome_engine.edit.question import Batch, Question, fine
+from rome_engine.edit.rows import Captured
 from rome_engine.errors import EditError
-from rome_engine.facts import PLACE, Fact
-from rome_engine.model.language_model import LanguageModel
+from rome_engine.facts import Fact
 
 log = logging.getLogger(__name__)
 
 Place = Literal["mlp", "hidden"]
 Progress = Callable[[int, int, float], None]
-ESSENCE = f"{PLACE} is a"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ class ValueConfig:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What the search found: `target` = `initial` + `delta`, the loss of every step, and how it ended."""
+    """What the search found, on the CPU: `target` = `initial` + `delta`, the loss of every step, and how it ended.
+
+    seconds: the fact's share of the time that its batch took.
+    """
 
     target: Float[Tensor, " d_model"]
     delta: Float[Tensor, " d_model"]
@@ -65,130 +68,157 @@ class Value:
     seconds: float
 
 
-class Question:
-    """A fact's prompt in every context with the target behind it, and "{subject} is a": the rows the loss is made of.
-
-    target: the target's tokens. The rows of the contexts come first, in their order.
-    """
-
-    def __init__(self, model: LanguageModel, fact: Fact, target: Sequence[int], contexts: Contexts) -> None:
-        prompts = [Row.of(model, template, fact.subject, target) for template in contexts.prompts(fact)]
-        essence = Row.of(model, ESSENCE, fact.subject)
-        self.n_contexts = len(prompts)
-        self.rows = Rows(model, [*prompts, Row(essence.ids[: essence.cut + 1], essence.cut)])
-        self.target = torch.tensor(list(target), device=model.device)
-        # The target's first token is read at the prompt's last; counted from the cut.
-        first = torch.tensor([len(row.ids) - row.cut - len(target) for row in prompts], device=model.device)
-        self.at_subject = not bool(first.any())  # the prompt ends with the subject
-        reads = first[:, None] + torch.arange(len(target), device=model.device)
-        row = torch.arange(self.n_contexts, device=model.device).repeat_interleave(len(target))
-        self._read = (
-            torch.cat([row, row.new_tensor([self.n_contexts])]),
-            torch.cat([reads.flatten(), reads.new_tensor([0])]),
-        )
-
-    def log_probabilities(
-        self, layer: int, after: Float[Tensor, "rows n d_model"]
-    ) -> tuple[Float[Tensor, "contexts target d_vocab"], Float[Tensor, " d_vocab"]]:
-        """Of the next token at each target token's place, and at the subject's last token of "{subject} is a"."""
-        model = self.rows.model
-        last = self.rows.onward(layer, after)
-        row, place = (index.to(last.device) for index in self._read)
-        spoken = model.unembed(last[row, place])
-        spoken = spoken.to(_fine(spoken.dtype)).log_softmax(-1)
-        return spoken[:-1].reshape(self.n_contexts, len(self.target), -1), spoken[-1]
-
-
 def search(
-    question: Question,
+    batch: Batch,
     layer: int,
-    captured: Captured,
     config: ValueConfig,
     *,
     place: Place = "mlp",
     progress: Progress | None = None,
-) -> Value:
-    """Adam on δ from 0, added at the subject's last token in every row; δ and the loss are float32 at least.
+) -> Iterator[tuple[Question, Value]]:
+    """Adam on each fact's δ from 0, added at the subject's last token in its rows; each fact as soon as it is done.
 
     Loss = mean over contexts of the mean token NLL of the target + κ · KL(p_δ ‖ p₀) + w · ‖δ‖ / ‖h₀‖². h₀ is the bare
-    prompt's value; the target value is h₀ + δ. After each step δ is scaled back to ‖δ‖ ≤ c · ‖h₀‖.
+    prompt's value; the target value is h₀ + δ. After each step δ is scaled back to ‖δ‖ ≤ c · ‖h₀‖. δ and the loss are
+    float32 at least.
 
-    place: "mlp" adds δ to the down-projection's output, "hidden" to the block's. captured: the question's rows at this
-    layer.
-    progress(step, steps, loss) is called after each loss; what it raises ends the search.
+    place: "mlp" adds δ to the down-projection's output, "hidden" to the block's.
+    progress(step, steps, loss) is called after each step with the mean loss; what it raises ends the search.
 
-    Raises EditError for a loss that is not finite, and for a layer whose change cannot reach the answer.
+    Raises EditError that names the fact for a loss that is not finite, after what was done has been given; and for a
+    layer whose change cannot reach the answer.
     Source: ROME (arXiv 2202.05262) equation 4; MEMIT (arXiv 2210.07229) equation 16 for "hidden".
     """
-    begun = time.perf_counter()
-    if layer == question.rows.model.n_layers - 1 and not question.at_subject:
-        raise EditError(
-            f"layer {layer} is the last one: what it does to the subject cannot reach an answer further on; choose an "
-            "earlier layer"
+    _check_reach(batch, layer)
+    clock = time.perf_counter()
+    captured = batch.rows.capture(layer)
+    start = captured.values[batch.bare] if place == "mlp" else captured.after[batch.bare, 0]
+    searched = [_Searched(question, initial) for question, initial in zip(batch.questions, start, strict=True)]
+    optimiser = torch.optim.Adam([one.delta for one in searched], lr=config.learning_rate)
+    unchanged: Tensor | None = None
+    for step in range(1, config.steps + 1):
+        losses, essence = _losses(batch, layer, captured, searched, unchanged, config, place)
+        unchanged = essence.detach() if unchanged is None else unchanged
+        now = losses.tolist()
+        for one, loss in zip(searched, now, strict=True):
+            one.losses.append(loss)
+        log.debug("step %d of %d: mean loss %.4f of %d facts", step, config.steps, sum(now) / len(now), len(now))
+        if progress is not None:
+            progress(step, config.steps, sum(now) / len(now))
+        lost = [one for one in searched if not math.isfinite(one.losses[-1])]
+        more = [] if step == config.steps else [at for at, loss in enumerate(now) if not loss < config.stop_loss]
+        if more and not lost:
+            _move(optimiser, losses, searched, more, config)
+        # A step's time is shared by the facts that were in it.
+        clock, spent = time.perf_counter(), time.perf_counter() - clock
+        for one in searched:
+            one.seconds += spent / len(searched)
+        for at, one in enumerate(searched):
+            if at not in more and one not in lost:
+                yield one.question, one.value(config)
+        if lost:
+            raise EditError(
+                f"the value search of {_named(lost[0].question.fact)} at layer {layer} failed in step {step}: the loss "
+                f"is {lost[0].losses[-1]} (a lower learning rate, or float32 weights, may help)"
+            )
+        if not more:
+            return
+        if len(more) < len(searched):  # the rows of those that are done leave the batch
+            captured, batch = captured.take(batch.rows_of(more)), batch.take(more)
+            searched, unchanged = [searched[at] for at in more], unchanged[more]
+
+
+@dataclass(eq=False)
+class _Searched:
+    """A fact's δ, and what is known of its search so far."""
+
+    question: Question
+    initial: Tensor
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.initial = self.initial.to(fine(self.initial.dtype))
+        self.size = self.initial.norm()
+        self.delta = torch.zeros_like(self.initial, requires_grad=True)
+
+    def value(self, config: ValueConfig) -> Value:
+        initial, delta = self.initial.cpu().clone(), self.delta.detach().cpu()
+        return Value(
+            target=initial + delta,
+            delta=delta,
+            initial=initial,
+            losses=tuple(self.losses),
+            stopped_early=self.losses[-1] < config.stop_loss,
+            seconds=self.seconds,
         )
-    shifted = _shift(question.rows.model, layer, captured, place)
-    start = captured.values[0] if place == "mlp" else captured.after[0, 0]
-    initial = start.to(_fine(start.dtype))
-    size = initial.norm()
-    losses: list[float] = []
-    with torch.enable_grad():
-        delta = torch.zeros_like(initial, requires_grad=True)
-        optimiser = torch.optim.Adam([delta], lr=config.learning_rate)
-        unchanged: Tensor | None = None
-        for step in range(config.steps):
-            spoken, essence = question.log_probabilities(layer, shifted(delta))
-            unchanged = essence.detach() if unchanged is None else unchanged
-            said = spoken.gather(-1, question.target.to(spoken.device).expand(len(spoken), -1)[..., None])
-            drift = functional.kl_div(unchanged, essence, log_target=True, reduction="sum")
-            penalty = config.decay * delta.norm() / size**2
-            loss = -said.mean() + config.kl * drift + penalty.to(said.device)
-            losses.append(float(loss.detach()))
-            if not bool(torch.isfinite(loss)):
-                raise EditError(
-                    f"the value search at layer {layer} failed in step {step + 1}: the loss is {losses[-1]} "
-                    "(a lower learning rate, or float32 weights, may help)"
-                )
-            log.debug("step %d of %d: loss %.4f", step + 1, config.steps, losses[-1])
-            if progress is not None:
-                progress(step + 1, config.steps, losses[-1])
-            if losses[-1] < config.stop_loss or step + 1 == config.steps:
-                break
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            with torch.no_grad():
-                delta.mul_((config.clamp * size / delta.norm()).clamp(max=1.0).nan_to_num(1.0))
-    found = delta.detach()
-    return Value(
-        target=initial + found,
-        delta=found,
-        initial=initial,
-        losses=tuple(losses),
-        stopped_early=losses[-1] < config.stop_loss,
-        seconds=time.perf_counter() - begun,
-    )
 
 
-def _shift(
-    model: LanguageModel, layer: int, captured: Captured, place: Place
-) -> Callable[[Float[Tensor, " d_model"]], Float[Tensor, "rows n d_model"]]:
-    """The block's outputs as a function of δ."""
-    after, values = captured.after, captured.values
+@torch.enable_grad()
+def _losses(
+    batch: Batch,
+    layer: int,
+    captured: Captured,
+    searched: Sequence[_Searched],
+    unchanged: Tensor | None,
+    config: ValueConfig,
+    place: Place,
+) -> tuple[Float[Tensor, " facts"], Float[Tensor, "facts d_vocab"]]:
+    """Each fact's loss; and the log-probabilities behind each subject alone, with which the drift is measured."""
+    deltas = torch.stack([one.delta for one in searched])
+    spoken, essence = batch.log_probabilities(layer, _shifted(batch, layer, captured, deltas, place))
+    likelihood = torch.stack([said.mean() for said in spoken])
+    before = essence.detach() if unchanged is None else unchanged
+    drift = functional.kl_div(before, essence, log_target=True, reduction="none").sum(-1)
+    penalty = config.decay * deltas.norm(dim=-1) / torch.stack([one.size for one in searched]) ** 2
+    return config.kl * drift - likelihood + penalty.to(drift.device), essence
+
+
+def _shifted(
+    batch: Batch, layer: int, captured: Captured, deltas: Float[Tensor, "facts d_model"], place: Place
+) -> Float[Tensor, "rows n d_model"]:
+    """The block's outputs with each fact's δ in its rows."""
+    model, after, values = batch.model, captured.after, captured.values
+    precise = fine(after.dtype)
+    added = deltas[batch.facts.to(deltas.device)]
     contribution = model.output("mlp", layer)
-    normed = place == "mlp" and contribution is not model.down_projection(layer)
-    before = contribution(values).detach() if normed else None
-    fine = _fine(after.dtype)
-
-    def shifted(delta: Tensor) -> Tensor:
-        if before is None:
-            added = delta
-        else:  # what the down-projection puts out goes through a norm before it is added to the residual stream
-            added = contribution((values.to(fine) + delta).to(values.dtype)).to(fine) - before.to(fine)
-        first = (after[:, 0].to(fine) + added).to(after.dtype)
-        return torch.cat([first[:, None], after[:, 1:]], dim=1)
-
-    return shifted
+    if place == "mlp" and contribution is not model.down_projection(layer):
+        # What the down-projection puts out goes through a norm before it is added to the residual stream.
+        with torch.no_grad():
+            before = contribution(values).to(precise)
+        added = contribution((values.to(precise) + added).to(values.dtype)).to(precise) - before
+    first = (after[:, 0].to(precise) + added).to(after.dtype)
+    return torch.cat([first[:, None], after[:, 1:]], dim=1)
 
 
-def _fine(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+@torch.no_grad()
+def _move(
+    optimiser: torch.optim.Optimizer,
+    losses: Float[Tensor, " facts"],
+    searched: Sequence[_Searched],
+    more: Sequence[int],
+    config: ValueConfig,
+) -> None:
+    """One step of the facts `more`; a δ without a gradient stays where it is."""
+    moving = [searched[at] for at in more]
+    wanted = torch.zeros_like(losses)
+    wanted[more] = 1
+    for one, gradient in zip(moving, torch.autograd.grad(losses, [one.delta for one in moving], wanted), strict=True):
+        one.delta.grad = gradient
+    optimiser.step()
+    for one in moving:
+        one.delta.grad = None
+        one.delta.mul_((config.clamp * one.size / one.delta.norm()).clamp(max=1.0).nan_to_num(1.0))
+
+
+def _check_reach(batch: Batch, layer: int) -> None:
+    late = [question.fact for question in batch.questions if not question.at_subject]
+    if layer == batch.model.n_layers - 1 and late:
+        raise EditError(
+            f"layer {layer} is the last one: what it does to the subject cannot reach the answer to {_named(late[0])}, "
+            "which is further on; choose an earlier layer"
+        )
+
+
+def _named(fact: Fact) -> str:
+    return f"{fact.text!r} → {fact.target_new!r}"

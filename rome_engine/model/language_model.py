@@ -159,6 +159,13 @@ class LanguageModel:
         one, other = first_tensor(whole.output)[:, -1], first_tensor(part.output)
         return other.ndim == 3 and torch.allclose(one, other[:, -1], rtol=1e-4, atol=1e-4 * float(one.abs().max()))
 
+    @cached_property
+    def attends_to_common_prefix(self) -> bool:
+        """Whether rows with the same text before them can share its keys and values: see `prefix_attention`."""
+        from rome_engine.model import replay  # which is made of models
+
+        return replay.attends_to_common_prefix(self)
+
     def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         """A view of the down-projection's weight, oriented so that value = weight @ key (+ bias).
 

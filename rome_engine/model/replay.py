@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from rome_engine.errors import NotReplayableError
 from rome_engine.model.hooks import first_tensor
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.prefix_attention import Prefix, attending, may_attend
 
 # Arguments of a block whose first dimension is the row; a single row's broadcasts by itself.
 _PER_ROW = frozenset({"attention_mask", "position_ids", "position_embeddings"})
@@ -57,6 +60,7 @@ class Replay:
     one after another within each copy of the prefix); None where start is 0.
     mask: (rows, start + n), 0 where a row is padded; positions: (rows, n) position ids where they do not simply count
     up. With them, rows of different lengths go together: the prefix of a short one is padded on the left.
+    common: whether rows share the prefix without a copy for each, which asks for `attends_to_common_prefix`.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class Replay:
         *,
         mask: Int[Tensor, "rows tokens"] | None = None,
         positions: Int[Tensor, "rows n"] | None = None,
+        common: bool = False,
     ) -> None:
         self.model = model
+        self._shares = common
         self._cache = _prefix_cache(prefix, model.n_layers)
         self._rows = ids.shape[0]
         self._calls: list[dict[str, Any]] = []
@@ -98,7 +104,61 @@ class Replay:
             name: _repeat(value, copies) if copies > 1 and name in repeated else value
             for name, value in self._calls[layer].items()
         }
+        if copies > 1 and self._shares:
+            return self._with_common_prefix(layer, hidden, arguments)
         return first_tensor(self.model.blocks[layer](hidden, **arguments))
+
+    def _with_common_prefix(self, layer: int, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+        before: Any = self._cache.layers[layer]
+        with before.common() as prefix, attending(self.model.module):
+            made = first_tensor(self.model.blocks[layer](hidden, **arguments))
+        if prefix is not None and prefix.used != 1:
+            raise NotReplayableError(f"the attention of layer {layer} did not take what comes before its rows")
+        return made
+
+    def take(self, rows: Int[Tensor, " some"]) -> Replay:
+        """The replay of some of its rows, in this order; the ids and the prefix it was made of have a row each."""
+        taken = copy(self)
+        taken._rows = len(rows)
+        layers: list[Any] = self._cache.layers
+        taken._cache = Cache(layers=[layer.take(rows) for layer in layers])
+        # The blocks share most of their arguments; what is shared stays so.
+        same: dict[int, Any] = {id(self._cache): taken._cache}
+        for name, value in (item for call in self._calls for item in call.items()):
+            if id(value) not in same:
+                same[id(value)] = self._some(name, value, rows)
+        taken._calls = [{name: same[id(value)] for name, value in call.items()} for call in self._calls]
+        return taken
+
+    def _some(self, name: str, value: Any, rows: Tensor) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self._some(name, part, rows) for part in value)
+        if not isinstance(value, Tensor) or name not in _PER_ROW | _PER_ROW_AND_HEAD or value.shape[0] == 1:
+            return value
+        return torch.unflatten(value, 0, (self._rows, -1))[rows.to(value.device)].flatten(0, 1)
+
+
+@torch.no_grad()
+def attends_to_common_prefix(model: LanguageModel) -> bool:
+    """Whether `prefix_attention` may stand in for a model's own attention: tried on a short text, in all layers."""
+    if not may_attend(model.module, model.dtype):
+        return False
+    ids = torch.arange(1, 6, device=model.device)[None] % model.architecture.d_vocab
+    cache = DynamicCache()
+    model.module.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    for start in (2, 4):
+        replay = Replay(model, ids[:, start:], KeysValues.of(cache).before(start))
+        given = model.embedding(ids[:, start:].expand(2, -1)) * torch.tensor([1, -1]).to(ids)[:, None, None]
+        for layer in range(model.n_layers):
+            arguments = replay._calls[layer]
+            expected = first_tensor(model.blocks[layer](given, **arguments))
+            try:
+                found = replay._with_common_prefix(layer, given, arguments)
+            except (NotImplementedError, RuntimeError, NotReplayableError):
+                return False
+            if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+                return False
+    return True
 
 
 def _repeat(value: Any, copies: int) -> Any:
@@ -133,11 +193,29 @@ class _PrefixLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.prefix = None if keys is None or values is None or keys.shape[-2] == 0 else (keys, values)
         self.is_initialized = True
+        self._common: Prefix | None = None
+
+    @contextmanager
+    def common(self) -> Iterator[Prefix | None]:
+        """Inside, the prefix is not joined to the keys and values, but left to `prefix_attention.attend`."""
+        self._common = None if self.prefix is None else Prefix(*self.prefix)
+        try:
+            yield self._common
+        finally:
+            self._common = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.prefix is None:
             return key_states, value_states
+        if self._common is not None:
+            return self._common.mark(key_states), value_states
         return _joined(self.prefix[0], key_states), _joined(self.prefix[1], value_states)
+
+    def take(self, rows: Tensor) -> _PrefixLayer:
+        if self.prefix is None:
+            return self
+        keys, values = self.prefix
+        return _PrefixLayer(keys[rows.to(keys.device)], values[rows.to(values.device)])
 
     def get_seq_length(self) -> int:
         return 0 if self.prefix is None else int(self.prefix[0].shape[-2])

@@ -5,7 +5,7 @@ from rome_engine.report.average_page import average_page
 from rome_engine.report.average_saving import AVERAGE_SUFFIXES, save_average
 from rome_engine.report.average_terminal import average_text
 from rome_engine.report.figure import save_figure
-from rome_engine.report.page import Maps, Section, Table, Text, page, save_page
+from rome_engine.report.page import Download, Maps, Section, Table, Text, page, save_page
 from rome_engine.report.saving import SUFFIXES, save
 from rome_engine.report.terminal import heat_map, heat_maps
 from rome_engine.report.trace_page import trace_page
@@ -13,6 +13,7 @@ from rome_engine.report.trace_page import trace_page
 __all__ = [
     "AVERAGE_SUFFIXES",
     "SUFFIXES",
+    "Download",
     "Maps",
     "Section",
     "Table",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rome_engine.report.naming import corruption_name, map_names
-from rome_engine.trace.agreement import agreement, average_agreement
-from rome_engine.trace.average import AverageMap
+from rome_engine.trace.agreement import agreement
+from rome_engine.trace.average import Average
 from rome_engine.trace.result import Trace
 
-EXPLAINED = (
-    "Spearman's rank correlation of two maps' cells, tokens from the subject on: 1 where both corruptions order all "
-    "states alike, 0 where their orders have nothing in common."
+_RANKS = "1 where both corruptions order all states alike, 0 where their orders have nothing in common."
+EXPLAINED = f"Spearman's rank correlation of two maps' cells, tokens from the subject on: {_RANKS}"
+AVERAGE_EXPLAINED = (
+    f"Spearman's rank correlation of two maps' mean effects by role and layer: {_RANKS} Both means are over the facts "
+    "that all corruptions let localise."
 )
 
 
@@ -33,19 +35,33 @@ def agreement_rows(traces: Sequence[Trace]) -> list[list[str | float | int | Non
     ]
 
 
-def average_agreement_lines(maps: Sequence[AverageMap]) -> list[str]:
+def average_agreement_lines(average: Average) -> list[str]:
     """A line a pair of averaged maps that differ in the corruption alone."""
-    lines = []
-    for row in average_agreement(maps):
+    return [
+        f"Agreement of corruptions, {name}: {first} and {second} {_shown(row)} "
+        f"(Spearman, {row['cells']} roles and layers, n = {row['facts']} facts that all corruptions let localise)"
+        for name, first, second, row in _average_named(average)
+    ]
+
+
+def average_agreement_rows(average: Average) -> list[list[str | float | int | None]]:
+    """Map, two corruptions, facts, correlation, roles and layers, note."""
+    return [
+        [name, first, second, row["facts"], row["correlation"], row["cells"], row["note"] or ""]
+        for name, first, second, row in _average_named(average)
+    ]
+
+
+def _average_named(average: Average) -> list[tuple[str, str, str, Mapping[str, Any]]]:
+    found = []
+    for row in average.agreement:
+        if row["metric"] != average.metric:
+            continue
         named = [row["kind"] if row["head"] is None else f"head {row['head']}"]
         named += [f"windows of {row['window']} layers"] * (row["window"] > 1)
         named += [f"severed {row['severed']}"] * bool(row["severed"])
-        pair = f"{corruption_name(row['first'])} and {corruption_name(row['second'])}"
-        lines.append(
-            f"Agreement of corruptions, {', '.join(named)}: {pair} {_shown(row)} "
-            f"(Spearman, {row['cells']} roles and layers)"
-        )
-    return lines
+        found.append((", ".join(named), corruption_name(row["first"]), corruption_name(row["second"]), row))
+    return found
 
 
 def _named(traces: Sequence[Trace]) -> list[tuple[str, str, str, dict[str, Any]]]:
@@ -65,5 +81,5 @@ def _map(record: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(record[name] for name in ("kind", "window", "head", "direction", "severed", "metric"))
 
 
-def _shown(row: dict[str, Any]) -> str:
+def _shown(row: Mapping[str, Any]) -> str:
     return f"{row['correlation']:.2f}" if row["correlation"] is not None else f"– ({row['note']})"

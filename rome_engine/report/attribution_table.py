@@ -36,7 +36,7 @@ def attribution_table(found: Attribution, top: int) -> RenderableType:
         table.add_row(Text(f"{len(others)} others", "dim"), number(left, signed=True), "", style="dim")
     table.add_section()
     table.add_row(Text("sum", "bold"), Text(number(found.total, signed=True), "bold"), "")
-    return Group(Text(title(found), "bold"), table, Text(_closing(found), "dim"))
+    return Group(Text(title(found), "bold"), table, Text(closing(found), "dim"))
 
 
 def title(found: Attribution) -> str:
@@ -59,7 +59,8 @@ def _bar(value: float, largest: float) -> Text:
     return Text("█" * length, "green" if value > 0 else "red")
 
 
-def _closing(found: Attribution) -> str:
+def closing(found: Attribution) -> str:
+    """How the contributions make the logit, and in what unit."""
     softcap = found.provenance.get("softcap")
     capped = "" if softcap is None else f", {number(found.capped)} after the model's softcap of {softcap:g}"
     what = "The logit" if found.foil is None else "The difference of the logits"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rome_engine.errors import TraceError
+from rome_engine.report.agreement_table import AVERAGE_EXPLAINED, average_agreement_rows
 from rome_engine.report.average_view import (
     average_curves,
     average_panels,
@@ -12,24 +13,37 @@ from rome_engine.report.average_view import (
     counted,
     head_panels,
     peak_panels,
+    scored,
     single_maps,
 )
 from rome_engine.report.curve_view import CurvesSection
 from rome_engine.report.naming import MEASURES, corruption_name, effect_name, map_names
-from rome_engine.report.page import Panels, Section, Table, Text, page
+from rome_engine.report.page import Download, Panels, Section, Table, Text, page
 from rome_engine.report.panel import Panel
 from rome_engine.report.reading import CAVEAT, MISSING, NECESSITY_CAVEAT, interval
 from rome_engine.report.views import MapGroup, detail
 from rome_engine.trace.average import Average
+from rome_engine.trace.average_map import AverageMap
 
 SHOWN = 50
 """Records that were left out and are named one by one."""
 
 
 def average_page(average: Average) -> str:
-    """The page of averages. Raises TraceError for no maps, StorageError where jinja2 is not installed."""
+    """The page of averages, a metric at a time, their own one first.
+
+    Raises TraceError for no maps, StorageError where jinja2 is not installed.
+    """
     if not average.maps:
         raise TraceError("there is no map to show: average at least one")
+    return page(
+        f"Causal traces averaged over facts: {average.source}",
+        {MEASURES.get(metric, metric): _sections(average.of(metric)) for metric in average.metrics},
+        Download("average.json", average.to_dict()),
+    )
+
+
+def _sections(average: Average) -> list[Section]:
     panels, heads = average_panels(average), head_panels(average)
     sections: list[Section] = [Text("What was done", _done(average)), _counts(average), _totals(average)]
     if panels:
@@ -41,14 +55,17 @@ def average_page(average: Average) -> str:
         ]
     if heads:
         sections.append(Panels("Heads", _group(average, heads)))
+    if rows := average_agreement_rows(average):
+        columns = ("Map", "Corruption", "And", "Facts", "Rank correlation", "Roles and layers", "Note")
+        sections.append(Table("Agreement of corruptions", columns, rows, AVERAGE_EXPLAINED))
     if average.left:
         sections.append(_left(average))
-    return page(f"Causal traces averaged over facts: {average.source}", sections)
+    return sections
 
 
 def _done(average: Average) -> list[str]:
     first = average.maps[0]
-    noises = ", or ".join(dict.fromkeys(corruption_name(one.corruption) for one in average.maps))
+    noises = "; or ".join(dict.fromkeys(_drawn(one) for one in average.maps))
     exchanged = (
         "states of the clean run were restored in the corrupted run"
         if first.direction == "restore"
@@ -56,12 +73,17 @@ def _done(average: Average) -> list[str]:
     )
     return [
         counted(average),
-        f"The subject of each fact was corrupted ({noises}; {average.samples} draws a fact), and {exchanged}. An "
-        f"effect is how far that moved the run, in {MEASURES.get(average.metric, average.metric).lower()}, signed and "
-        "paired with the same fact's own baseline. Tokens of one role are averaged within a fact first; each fact "
-        "counts once.",
+        f"The subject of each fact was corrupted ({noises}), and {exchanged}. An effect is how far that moved the run, "
+        f"in {MEASURES.get(average.metric, average.metric).lower()} of {scored(average)}, signed and paired with the "
+        "same fact's own baseline. Tokens of one role are averaged within a fact first; each fact counts once.",
         bands(average),
     ]
+
+
+def _drawn(one: AverageMap) -> str:
+    """A corruption, and how often it was drawn."""
+    name = corruption_name(one.corruption)
+    return name if one.corruption.startswith("swap") else f"{name}, {one.samples} draws a fact"
 
 
 def _counts(average: Average) -> Table:
@@ -112,18 +134,16 @@ def _left(average: Average) -> Table:
 
 
 def _group(average: Average, panels: Sequence[Panel]) -> MapGroup:
-    own = ("model", "source", "metric", "threshold", "small_included", "samples", "resamples", "seed", "seconds")
+    own = ("model", "source", "metric", "threshold", "small_included", "resamples", "seed", "seconds")
     fields = [(name, [detail(getattr(average, name))]) for name in own]
     fields += [(name, [detail(value)]) for name, value in average.provenance.items() if name not in own]
     directions = dict.fromkeys(one.direction for one in average.maps)
     return MapGroup(
         panels=panels,
-        records=[average.to_dict()],
         names=["Value"],
         provenance=fields,
         modes=(("effect", effect_name(average.metric)),),
         note=" ".join(CAVEAT if direction == "restore" else NECESSITY_CAVEAT for direction in directions),
-        file="average.json",
     )
 
 
@@ -131,7 +151,6 @@ def _peaks(average: Average) -> MapGroup:
     names = map_names(single_maps(average))
     return MapGroup(
         panels=peak_panels(average),
-        records=(),
         names=names,
         provenance=(),
         modes=(("score", "Share of facts"),),

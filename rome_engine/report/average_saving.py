@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from rome_engine.files import suffix_among, write_whole
+from rome_engine.files import suffix_among, write_json
 from rome_engine.report.average_figure import save_average_figure
 from rome_engine.report.average_page import average_page
 from rome_engine.report.figure import FIGURE_SUFFIXES
-from rome_engine.report.page import finite, save_page
+from rome_engine.report.page import save_page
 from rome_engine.report.tables import TABLE_SUFFIXES, save_table
 from rome_engine.trace.average import Average
 
@@ -26,8 +25,7 @@ def save_average(average: Average, path: Path) -> None:
     if suffix == ".html":
         save_page(average_page(average), path)
     elif suffix == ".json":
-        text = json.dumps(finite(average.to_dict()), ensure_ascii=False, allow_nan=False, default=str)
-        write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))
+        write_json(path, average.to_dict())
     elif suffix in TABLE_SUFFIXES:
         about = {"model": average.model, "source": average.source, "counts": vars(average.counts)}
         chosen = {name: getattr(average, name) for name in ("threshold", "small_included", "resamples", "seed")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,14 @@ from rome_engine.report.curves import Curve, Curves
 from rome_engine.report.heads import MOST_HEADS
 from rome_engine.report.naming import caption, effect_name, heading, layer_axis, map_names, qualifiers
 from rome_engine.report.panel import Panel
-from rome_engine.report.reading import MISSING, interval, number
-from rome_engine.trace.average import SMALL_EFFECT, Average, AverageMap
+from rome_engine.report.reading import MISSING, interval, least_span, number
+from rome_engine.trace.average import Average
+from rome_engine.trace.average_map import AverageMap
 
 Array = NDArray[np.float64]
+
+FAILURES = 3
+"""Failed facts that are named."""
 
 
 def single_maps(average: Average) -> list[AverageMap]:
@@ -102,9 +105,31 @@ def total(one: AverageMap) -> str:
     return f"total effect {number(one.total_effect, signed=True)} {interval(one.total_low, one.total_high)}"
 
 
+def scored(average: Average) -> str:
+    """What of the answers was scored."""
+    scored = {"all": "the whole answer", "first": "the answer's first token"}
+    return scored.get(str(average.provenance.get("answer_tokens")), "the answer")
+
+
+def failed(average: Average) -> str | None:
+    """How many facts failed, and why the first of them did, or None."""
+    left = [one for one in average.left if one.status == "failed"]
+    if not left:
+        return None
+    named = "; ".join(f"record {one.record}: {one.reason}" for one in left[:FAILURES])
+    return f"{len(left)} failed, and {'the first' if len(left) > FAILURES else 'why'}: {named}."
+
+
 def bands(average: Average) -> str:
-    """What the intervals are."""
-    return f"Intervals and bands: 95 %, bootstrapped over facts ({average.resamples} resamples)."
+    """What the intervals are, and how much of them is of the noise draws."""
+    drawn = [one.noise_se for one in average.maps if not one.corruption.startswith("swap")]
+    errors = np.concatenate([one[np.isfinite(one)] for one in drawn]) if drawn else np.zeros(0)
+    noise = ""
+    if errors.size:
+        noise = f" They contain the noise draws' own standard error, which is at most {number(float(errors.max()))}."
+    elif drawn:
+        noise = " The noise draws' own error cannot be told from one draw a fact."
+    return f"Intervals and bands: 95 %, bootstrapped over facts ({average.resamples} resamples).{noise}"
 
 
 def _many_heads(average: Average) -> bool:
@@ -116,13 +141,6 @@ def _rows(one: AverageMap) -> list[int]:
     return np.flatnonzero(one.facts > 0).tolist() or list(range(len(one.roles)))
 
 
-def _least(one: AverageMap) -> float:
-    """The least span of a scale: noise is no map."""
-    if one.metric == "probability":
-        return SMALL_EFFECT
-    return max(SMALL_EFFECT * abs(one.total_effect), 1e-3) if isfinite(one.total_effect) else 1e-3
-
-
 def _ends(values: Array, sign: int, least: float) -> tuple[float, float]:
     shown = values[np.isfinite(values)]
     low, high = (min(0.0, float(shown.min())), max(0.0, float(shown.max()))) if shown.size else (0.0, 0.0)
@@ -131,7 +149,7 @@ def _ends(values: Array, sign: int, least: float) -> tuple[float, float]:
 
 def _panel(one: AverageMap, average: Average, name: str) -> Panel:
     rows = _rows(one)
-    bottom, top = _ends(one.mean, one.sign, _least(one))
+    bottom, top = _ends(one.mean, one.sign, least_span(one.metric, one.total_effect))
     fewer = [f"{one.roles[row]} ({one.facts[row]})" for row in rows if one.facts[row] != one.averaged]
     companions = single_maps(average)
     said = [part for part in qualifiers(one, companions, unusual=True) if not part.startswith("window")]
@@ -179,7 +197,7 @@ def _curves(one: AverageMap, panel: Panel) -> Curves:
         axis=panel.axis,
         measure=panel.measure,
         marks=(("total effect", one.total_effect),),
-        least=_least(one),
+        least=least_span(one.metric, one.total_effect),
         warning=panel.warning,
     )
 
@@ -191,7 +209,7 @@ def _head_panel(group: Sequence[AverageMap], companions: Sequence[AverageMap]) -
     strength = np.where(np.isfinite(stacked), first.sign * stacked, -np.inf).max(axis=(0, 2))
     role = int(strength.argmax())
     name = first.roles[role] if np.isfinite(strength[role]) else MISSING
-    bottom, top = _ends(stacked[:, role], first.sign, _least(first))
+    bottom, top = _ends(stacked[:, role], first.sign, least_span(first.metric, first.total_effect))
     verb, done = ("Restoring", "restored") if first.direction == "restore" else ("Corrupting", "corrupted")
     said = [part for part in qualifiers(first, companions, unusual=True) if not part.startswith("window")]
     return Panel(

@@ -79,6 +79,9 @@ def draw_panel(figure: Figure, axes: Axes, panel: Panel, *, rows: bool = True) -
         edgecolors="face",
         linewidth=0.15,
     )
+    if panel.exact is not None:
+        at, layer = np.nonzero(np.isfinite(panel.exact))
+        axes.scatter(layer + 0.5, at + 0.5, s=5, c=INK, edgecolors="white", linewidths=0.4, zorder=3)
     axes.invert_yaxis()
     axes.set_yticks(np.arange(count) + 0.5, labels=list(panel.rows) if rows else [""] * count)
     for tick, bold in zip(axes.get_yticklabels(), panel.bold, strict=True):

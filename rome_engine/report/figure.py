@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DPI", "FIGURE_SUFFIXES", "PANEL_WIDTH", "save_figure"]
+__all__ = ["DPI", "FIGURE_SUFFIXES", "PANEL_WIDTH", "save_figure", "save_parts"]
 
 ACROSS = 3
 PANEL_WIDTH, ROW_HEIGHT, FURNITURE, LEAST_ROWS, CURVE_ROWS = 4.1, 0.2, 1.35, 3, 10  # inches; rows
@@ -37,7 +37,11 @@ def save_figure(traces: Sequence[Trace], path: Path) -> None:
     if not traces:
         raise TraceError("there is no trace to draw: give at least one")
     arranged = arrange(traces)
-    parts: list[Panel | Curves] = [*arranged.curves, *arranged.heads, *arranged.maps]
+    save_parts([*arranged.curves, *arranged.heads, *arranged.maps], path)
+
+
+def save_parts(parts: Sequence[Panel | Curves], path: Path) -> None:
+    """Draw maps and curves side by side, at most three across, as `save_figure` does; raises as it does."""
     across = min(ACROSS, len(parts))
     heights = [
         FURNITURE + ROW_HEIGHT * max(_rows(part) for part in parts[start : start + across])

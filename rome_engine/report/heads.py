@@ -9,7 +9,7 @@ import numpy as np
 
 from rome_engine.report.panel import Panel, trace_panel
 from rome_engine.report.reading import MISSING, asked, labels, limits, too_small
-from rome_engine.trace.average import FALLING
+from rome_engine.trace.average_map import FALLING
 from rome_engine.trace.result import Trace
 
 MOST_HEADS = 6

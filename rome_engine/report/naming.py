@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rome_engine.report.reading import visible
-from rome_engine.trace.average import AverageMap
+from rome_engine.trace.average_map import AverageMap
 from rome_engine.trace.result import Trace
 
 Mapped = Trace | AverageMap

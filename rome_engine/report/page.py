@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rome_engine.errors import StorageError
-from rome_engine.files import write_whole
+from rome_engine.files import finite, write_whole
 from rome_engine.report.reading import MISSING, number
 from rome_engine.report.views import MapGroup, cell_text, ramps, trace_group
 from rome_engine.trace.result import Trace
@@ -93,21 +92,39 @@ class Custom:
 Section = Text | Table | Maps | Panels | Custom
 
 
-def page(title: str, sections: Sequence[Section]) -> str:
+@dataclass(frozen=True)
+class Download:
+    """What the page's button saves as JSON, under this file name."""
+
+    name: str
+    record: Any
+
+
+def page(
+    title: str, sections: Sequence[Section] | Mapping[str, Sequence[Section]], download: Download | None = None
+) -> str:
     """A page of any sections, in their order. Raises StorageError where jinja2 is not installed.
 
+    Sections by the name of a metric are shown one metric at a time, the first to begin with, as a switch says.
     Everything shown is escaped, whatever it holds; the page's own policy forbids every request to a network.
     """
     environment = _environment()
-    custom = dict.fromkeys(type(section) for section in sections if isinstance(section, Custom))
-    shown = [Panels(section.heading, section.group) if isinstance(section, Maps) else section for section in sections]
+    given = sections if isinstance(sections, Mapping) else {"": sections}
+    metrics = {
+        name: [Panels(one.heading, one.group) if isinstance(one, Maps) else one for one in several]
+        for name, several in given.items()
+    }
+    shown = [section for several in metrics.values() for section in several]
+    custom = dict.fromkeys(type(section) for section in shown if isinstance(section, Custom))
     groups = [section.group for section in shown if isinstance(section, Panels)]
+    data = {"groups": [group.data() for group in groups], "ramps": ramps(groups)}
     return environment.get_template("page.html.j2").render(
         title=title,
-        sections=[(_kind(section), section) for section in shown],
+        metrics={name: [(_kind(section), section) for section in several] for name, several in metrics.items()},
+        download=download,
         style="".join((resource("page.css"), *(section.style() for section in custom))),
         script="".join((resource("page.js"), *(section.script() for section in custom))),
-        data=embedded({"groups": [group.data() for group in groups], "ramps": ramps(groups)}),
+        data=embedded({**data, "download": download and vars(download)}),
         missing=MISSING,
     )
 
@@ -152,16 +169,3 @@ def embedded(value: Any) -> str:
     """JSON that can stand in a script element: nothing in it can end the element, all numbers are JSON's."""
     text = json.dumps(finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"), default=str)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def finite(value: Any) -> Any:
-    """The same JSON value with null in the place of numbers that are not finite, which JSON does not know."""
-    match value:
-        case float():
-            return value if isfinite(value) else None
-        case dict():
-            return {str(name): finite(item) for name, item in value.items()}
-        case list() | tuple():
-            return [finite(item) for item in value]
-        case _:
-            return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from rome_engine.report.reading import (
     peaks,
     too_small,
 )
-from rome_engine.trace.average import FALLING
+from rome_engine.trace.average_map import FALLING
 from rome_engine.trace.result import Trace
 
 Array = NDArray[np.float64]
@@ -35,6 +36,7 @@ class Panel:
     name: short, and no companion's. heading, caption: what was exchanged, as a sentence and as a title; `subtitle`
     what else tells it from others. rows, bold: a label a row. scores: (rows, layers). kind: names the colours. bottom,
     top: the ends of the scale. base: the value of a cell without effect; an effect is sign * (score - base).
+    exact: the exact values of verified cells, NaN elsewhere, where scores are approximate; such cells are marked.
     orientation: -1 for metrics that fall where the answer comes back. diverging: colours start at `base` and tell
     effects of both signs apart. marks: names and values beside the scale. bands: an interval of each score.
     warning: why no cell should be read as a location.
@@ -58,6 +60,7 @@ class Panel:
     diverging: bool = False
     marks: tuple[tuple[str, float], ...] = ()
     bands: tuple[Array, Array] | None = None
+    exact: Array | None = None
     warning: str | None = None
     notes: tuple[str, ...] = ()
     unit: str = "token"
@@ -84,15 +87,21 @@ class Panel:
 
     def found(self) -> str | None:
         """The strongest cells in a sentence, with their intervals where there are any; None where none is finite."""
-        named = []
-        for cell in self.strongest():
-            band = (
-                ""
-                if self.bands is None
-                else f" [{', '.join(number(float(side[cell.position, cell.layer])) for side in self.bands)}]"
-            )
-            named.append(f"“{cell.label}” layer {cell.layer}: {number(cell.score)}{band}")
-        return f"Strongest cells, by {self.unit}: " + " · ".join(named) if named else None
+        named = [
+            f"“{cell.label}” layer {cell.layer}: {number(cell.score)}{self._beside(cell.position, cell.layer)}"
+            for cell in self.strongest()
+        ]
+        which = "Strongest cells" if self.exact is None else "Strongest cells by approximation"
+        return f"{which}, by {self.unit}: " + " · ".join(named) if named else None
+
+    def _beside(self, row: int, layer: int) -> str:
+        """What is said of a score besides: its interval, or its exact value."""
+        if self.bands is not None:
+            return f" [{', '.join(number(float(side[row, layer])) for side in self.bands)}]"
+        if self.exact is not None:
+            exact = float(self.exact[row, layer])
+            return f" (exactly {number(exact)})" if isfinite(exact) else " (not verified)"
+        return ""
 
     def shade(self, *, dark: bool = False) -> Callable[[float], str]:
         """The colour of a value, for a light or a dark ground."""

@@ -8,7 +8,8 @@ from math import isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from rome_engine.trace.average import FALLING, SMALL_EFFECT
+from rome_engine.trace.average import SMALL_EFFECT
+from rome_engine.trace.average_map import FALLING
 from rome_engine.trace.result import Trace
 
 MISSING = "–"
@@ -95,9 +96,7 @@ def limits(trace: Trace) -> tuple[float, float]:
     The scale holds every finite score and the patched run's own value, and never spans less than SMALL_EFFECT of
     probability, or than that share of the total effect in other metrics: noise is no map.
     """
-    least = SMALL_EFFECT
-    if trace.metric != "probability":
-        least = max(SMALL_EFFECT * abs(trace.total_effect), 1e-3) if isfinite(trace.total_effect) else 1e-3
+    least = least_span(trace.metric, trace.total_effect)
     shown = trace.scores[np.isfinite(trace.scores)]
     values = [float(shown.min()), float(shown.max())] if shown.size else []
     if isfinite(start := base(trace)):
@@ -107,6 +106,13 @@ def limits(trace: Trace) -> tuple[float, float]:
     if rising(trace):
         return min(values), max(*values, min(values) + least)
     return min(*values, max(values) - least), max(values)
+
+
+def least_span(metric: str, total_effect: float) -> float:
+    """The least span of a scale of values in this metric: noise is no map."""
+    if metric == "probability":
+        return SMALL_EFFECT
+    return max(SMALL_EFFECT * abs(total_effect), 1e-3) if isfinite(total_effect) else 1e-3
 
 
 def too_small(trace: Trace) -> str | None:
@@ -121,14 +127,18 @@ def too_small(trace: Trace) -> str | None:
             else "Total effect –: no cell of this map should be read as a location."
         )
     shown = trace.of("probability")
+    return small_effect(shown.high, shown.low, trace.metric)
+
+
+def small_effect(high: float, low: float, metric: str) -> str | None:
+    """Why probabilities of `high` and `low` in the two runs localise nothing, or None; `metric` is what is shown."""
     # Written so that a total effect that is not a number counts as too small.
-    if shown.total_effect >= SMALL_EFFECT:
+    if high - low >= SMALL_EFFECT:
         return None
-    where = "" if trace.metric == "probability" else " of probability"
+    where = "" if metric == "probability" else " of probability"
     return (
-        f"Total effect{where} {number(shown.total_effect, signed=True)} (high {number(shown.high)}, "
-        f"low {number(shown.low)}) is under {SMALL_EFFECT}: too small to localise. "
-        "No cell of this map should be read as a location."
+        f"Total effect{where} {number(high - low, signed=True)} (high {number(high)}, low {number(low)}) is under "
+        f"{SMALL_EFFECT}: too small to localise. No cell of this map should be read as a location."
     )
 
 

@@ -1,19 +1,21 @@
-"""Saving what is a table with a record: lenses and attributions, by suffix."""
+"""One door for every format in which a lens or an attribution can be saved."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from rome_engine.files import suffix_among, write_whole
+from rome_engine.files import suffix_among, write_json
+from rome_engine.report.attribution_page import attribution_page
+from rome_engine.report.attribution_view import attribution_curves, attribution_panel
+from rome_engine.report.figure import FIGURE_SUFFIXES, save_parts
 from rome_engine.report.lens_page import lens_page
-from rome_engine.report.page import finite, save_page
-from rome_engine.report.tables import save_table
+from rome_engine.report.page import save_page
+from rome_engine.report.tables import TABLE_SUFFIXES, save_table
 from rome_engine.trace.attribution import Attribution
 from rome_engine.trace.lens import Lens
 
-TABLE_SUFFIXES = (".json", ".csv", ".parquet")
-LENS_SUFFIXES = (".html", *TABLE_SUFFIXES)
+LENS_SUFFIXES = (".html", ".json", *TABLE_SUFFIXES)
+ATTRIBUTION_SUFFIXES = (*LENS_SUFFIXES, *FIGURE_SUFFIXES)
 
 
 def save_lens(lens: Lens, path: Path) -> None:
@@ -28,17 +30,21 @@ def save_lens(lens: Lens, path: Path) -> None:
 
 
 def save_attribution(found: Attribution, path: Path) -> None:
-    """Save an attribution as what the suffix says: .json all of it, .csv .parquet its tidy rows.
+    """Save an attribution as what the suffix says: .html a page, .png .svg .pdf a figure, .json all, or tidy rows.
 
-    Raises StorageError for another suffix and where it cannot be written.
+    Raises StorageError for another suffix, where it cannot be written, and where a format's package is not installed.
     """
-    suffix_among(path, TABLE_SUFFIXES)
-    _save(found, path)
+    suffix = suffix_among(path, ATTRIBUTION_SUFFIXES)
+    if suffix == ".html":
+        save_page(attribution_page(found), path)
+    elif suffix in FIGURE_SUFFIXES:
+        save_parts([attribution_panel(found), attribution_curves(found)], path)
+    else:
+        _save(found, path)
 
 
 def _save(result: Lens | Attribution, path: Path) -> None:
     if path.suffix.lower() == ".json":
-        text = json.dumps(finite(result.to_dict()), ensure_ascii=False, allow_nan=False, default=str)
-        write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))
+        write_json(path, result.to_dict())
     else:
         save_table(result.rows(), path, {"prompt": result.prompt, **result.provenance})

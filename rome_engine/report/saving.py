@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rome_engine.errors import TraceError
-from rome_engine.files import suffix_among, write_whole
+from rome_engine.files import suffix_among, write_json
 from rome_engine.report.figure import FIGURE_SUFFIXES, save_figure
-from rome_engine.report.page import finite, save_page
+from rome_engine.report.page import save_page
 from rome_engine.report.tables import TABLE_SUFFIXES, save_table
 from rome_engine.report.trace_page import trace_page
 from rome_engine.trace.result import Trace
@@ -34,11 +33,8 @@ def save(traces: Sequence[Trace], path: Path) -> None:
     if suffix == ".html":
         save_page(trace_page(traces), path)
     elif suffix == ".json":
-        records = [finite(trace.to_dict()) for trace in traces]
-        text = json.dumps(
-            records[0] if len(records) == 1 else records, ensure_ascii=False, allow_nan=False, default=str
-        )
-        write_whole(path, (text + "\n").encode("utf-8", "backslashreplace"))
+        records = [trace.to_dict() for trace in traces]
+        write_json(path, records[0] if len(records) == 1 else records)
     elif suffix in TABLE_SUFFIXES:
         save_table([row for trace in traces for row in trace.rows()], path, {"traces": [_about(one) for one in traces]})
     else:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_engine.errors import StorageError, TraceError
-from rome_engine.files import suffix_among, write_whole
-from rome_engine.report.page import finite
+from rome_engine.files import finite, suffix_among, write_json, write_whole
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 METADATA = b"rome_engine"
@@ -29,15 +28,14 @@ def save_table(rows: Sequence[Mapping[str, Any]], path: Path, provenance: Mappin
     suffix = suffix_among(path, TABLE_SUFFIXES)
     if not rows:
         raise TraceError("there is no row to save: the table is empty")
-    described = json.dumps(finite(provenance), ensure_ascii=False, default=str)
     if suffix == ".parquet":
-        write_whole(path, _parquet(rows, described))
+        write_whole(path, _parquet(rows, json.dumps(finite(provenance), ensure_ascii=False, default=str)))
         return
     text = StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(finite(row) for row in rows)
-    write_whole(path.with_name(path.name + ".json"), (described + "\n").encode("utf-8", "backslashreplace"))
+    write_json(path.with_name(path.name + ".json"), provenance)
     write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 

@@ -10,21 +10,37 @@ from rome_engine.report.arrangement import arrange
 from rome_engine.report.curve_view import CurvesSection
 from rome_engine.report.curves import severed_groups
 from rome_engine.report.heads import head_groups
-from rome_engine.report.naming import corruption_name
-from rome_engine.report.page import Maps, Panels, Section, Table, Text, page
+from rome_engine.report.naming import MEASURES, corruption_name
+from rome_engine.report.page import Download, Maps, Panels, Section, Table, Text, page
 from rome_engine.report.reading import number, visible
 from rome_engine.report.views import trace_group
 from rome_engine.trace.result import Trace
 
 
 def trace_page(traces: Sequence[Trace]) -> str:
-    """The page of one prompt's traces. Raises TraceError for none, StorageError where jinja2 is not installed.
+    """The page of one prompt's traces, in one metric at a time where they have several, their own one first.
 
-    Maps of one token that differ in the severed graph alone are curves and one map; more than six maps of heads are
-    shown as one of heads by layers first.
+    Raises TraceError for none, StorageError where jinja2 is not installed. Maps of one token that differ in the severed
+    graph alone are curves and one map; more than six maps of heads are shown as one of heads by layers first.
     """
     if not traces:
         raise TraceError("there is no trace to show: give at least one")
+    records = [one.to_dict() for one in traces]
+    return page(
+        f"Causal trace: {traces[0].prompt}", _by_metric(traces),
+        Download("trace.json", records[0] if len(records) == 1 else records),
+    )  # fmt: skip
+
+
+def _by_metric(traces: Sequence[Trace]) -> dict[str, list[Section]]:
+    """The sections of every metric that all traces have; those of traces in several metrics are shown at once."""
+    if len({one.metric for one in traces}) > 1:
+        return {"": _sections(traces)}
+    shared = [metric for metric in traces[0].metrics if all(metric in one.metrics for one in traces)]
+    return {MEASURES.get(metric, metric): _sections([one.of(metric) for one in traces]) for metric in shared}
+
+
+def _sections(traces: Sequence[Trace]) -> list[Section]:
     arranged = arrange(traces)
     sections: list[Section] = [Text("What was done", _done(traces))]
     if arranged.curves:
@@ -42,7 +58,7 @@ def trace_page(traces: Sequence[Trace]) -> str:
         columns = ["Map", "Corruption", "And", "Rank correlation", "Cells", "Note"]
         told = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
         sections.append(Table("Agreement of corruptions", columns[:told], [row[:told] for row in rows], EXPLAINED))
-    return page(f"Causal trace: {traces[0].prompt}", sections)
+    return sections
 
 
 def _done(traces: Sequence[Trace]) -> list[str]:

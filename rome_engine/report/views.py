@@ -41,18 +41,15 @@ PROVENANCE = (
 class MapGroup:
     """Heat maps that are compared with one another.
 
-    records: what the page's download holds, under the name `file`. provenance: (field, a value a column) under the
-    columns' `names`. modes: what can be shown, values ("score") or effects ("effect"), each with its name. note: stands
-    below.
+    provenance: (field, a value a column) under the columns' `names`. modes: what can be shown, values ("score") or
+    effects ("effect"), each with its name. note: stands below.
     """
 
     panels: Sequence[Panel]
-    records: Sequence[Mapping[str, Any]]
     names: Sequence[str]
     provenance: Sequence[tuple[str, Sequence[str]]]
     modes: Sequence[tuple[str, str]]
     note: str
-    file: str = "trace.json"
 
     @property
     def ramps(self) -> set[str]:
@@ -62,8 +59,6 @@ class MapGroup:
     def data(self) -> dict[str, Any]:
         """What the script draws."""
         return {
-            "file": self.file,
-            "records": self.records[0] if len(self.records) == 1 else list(self.records),
             "mode": self.modes[0][0],
             "modes": len(self.modes),
             "views": [_view(panel) for panel in self.panels],
@@ -80,7 +75,6 @@ def trace_group(traces: Sequence[Trace], panels: Sequence[Panel] | None = None) 
     stars = "The subject's tokens are starred. " if any(panel.unit == "token" for panel in shown) else ""
     return MapGroup(
         panels=shown,
-        records=[trace.to_dict() for trace in traces],
         names=map_names(traces),
         provenance=_provenance(traces),
         modes=(("score", measure), ("effect", "Indirect effect")),
@@ -140,6 +134,7 @@ def _view(panel: Panel) -> dict[str, Any]:
         "unit": panel.unit,
         "scores": panel.scores.tolist(),
         "bands": None if panel.bands is None else [side.tolist() for side in panel.bands],
+        "exact": None if panel.exact is None else panel.exact.tolist(),
         "ramp": panel.ramp,
         "bottom": panel.bottom,
         "top": panel.top,

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from rome_engine.errors import StatisticsError
 from rome_engine.model.embedded import Report
 from rome_engine.model.hooks import TraceDict
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.stats.checkpoint import Checkpoint, resumed
+from rome_engine.stats.collection import Collection, Plan
 from rome_engine.stats.corpus import Corpus, end_token, tokenizer_hash
+from rome_engine.stats.layer_keys import LayerKeys
 from rome_engine.stats.provenance import DEFAULT_LENGTH, DEFAULT_TOKENS, Provenance, Sampling
 from rome_engine.stats.second_moment import SecondMoment
+from rome_engine.stats.shard import WHOLE, Shard
 from rome_engine.versions import versions
-
-FIRST_TOKEN_OUTLIER = 2.0
-"""Position 0 is left out where its key's norm is over this many times the others' median, or under 1 / this."""
 
 BATCH_TOKENS = 4096
 
@@ -36,44 +37,59 @@ def collect(
     length: int | None = None,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
+    checkpoint: Path | None = None,
     progress: Report | None = None,
 ) -> dict[int, SecondMoment]:
     """The second moment of each layer's keys (inputs of the down-projection) over a sample of a corpus.
 
     tokens: the budget. length: of a sequence; None is 512, or the model's context where that is shorter.
     batch_tokens: how many go through the model at once; it changes the result by rounding only.
+    checkpoint: a file in which the sums are kept every half minute, and from which the same call goes on after it was
+    interrupted, to the very same moments; it is left there, for the caller to remove when the moments are safe.
     Keys at document-end tokens are not counted: they belong to no text, and in many models they are attention sinks.
     Nor are those at position 0 in layers where the first batch shows their norm to be an outlier
     (FIRST_TOKEN_OUTLIER), which the provenance records. The model is left as it was, however this ends.
 
     Raises StatisticsError for layers the model has not, a length beyond its context, a corpus without text, or keys
-    that are not finite.
+    that are not finite; StorageError where the checkpoint cannot be written.
     """
-    wanted = checked_layers(model, layers)
-    sampling = sampling_for(model, tokens, length, seed)
-    about = _provenance(model, corpus, sampling)
-    collectors = {
-        model.architecture.path(layer, model.architecture.down_projection): _Collector(
-            SecondMoment(model.architecture.d_mlp, replace(about, layer=layer))
+    plan = plan_for(model, corpus, layers, sampling_for(model, tokens, length, seed), batch_tokens, WHOLE)
+    found = None if checkpoint is None else resumed(checkpoint, plan)
+    collection = found or Collection(plan)
+    _gather(model, corpus, collection, checkpoint, progress)
+    return collection.moments()
+
+
+def collect_shard(
+    model: LanguageModel,
+    corpus: Corpus,
+    layers: Iterable[int],
+    shard: Shard,
+    path: Path,
+    *,
+    tokens: int = DEFAULT_TOKENS,
+    length: int | None = None,
+    seed: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Report | None = None,
+) -> Collection:
+    """One of several equal parts of what `collect` would do with the rest of these arguments, into a file for `merge`.
+
+    tokens: of all shards together. The file is its own checkpoint: after an interruption the same call goes on from
+    it, and does nothing where it is complete. Every shard runs the first batch, to judge position 0 alike.
+
+    Raises as `collect`, and StatisticsError where the file exists and is anything else.
+    """
+    plan = plan_for(model, corpus, layers, sampling_for(model, tokens, length, seed), batch_tokens, shard)
+    collection = Collection.load(path) if path.exists() else Collection(plan)
+    if collection.plan.key != plan.key:
+        raise StatisticsError(
+            f"{path} holds the shard {collection.plan.shard} of another collection: name another file"
         )
-        for layer in wanted
-    }
-    done = 0
-    for batch in _batches(corpus.sequences(model.tokenizer, sampling), batch_tokens):
-        ids = torch.tensor(batch, device=model.device)
-        _run(model, collectors, ids)
-        done += ids.numel()
-        if progress is not None:
-            progress("collecting second moments", done / sampling.tokens)
-    if progress is not None:
-        progress("collecting second moments", 1.0)
-    if done == 0:
-        raise StatisticsError(f"the corpus {corpus.name} has no text that this tokenizer knows: give another file")
-    if done < sampling.tokens:
-        _log.warning(
-            "the corpus %s has %d tokens, not the %d asked for: all were used", corpus.name, done, sampling.tokens
-        )
-    return {layer: collector.moment for layer, collector in zip(wanted, collectors.values(), strict=True)}
+    if not collection.complete:
+        _gather(model, corpus, collection, path, progress)
+        collection.save(path)
+    return collection
 
 
 def checked_layers(model: LanguageModel, layers: Iterable[int]) -> list[int]:
@@ -101,65 +117,17 @@ def sampling_for(model: LanguageModel, tokens: int, length: int | None, seed: in
     return Sampling(tokens, length, seed)
 
 
-class _Collector:
-    """One layer's moment while it grows, and what was found out about position 0."""
-
-    def __init__(self, moment: SecondMoment) -> None:
-        self.moment = moment
-        self._skip_first: bool | None = None
-
-    def add(self, keys: Float[Tensor, "rows tokens d_mlp"], counted: Bool[Tensor, "rows tokens"]) -> None:
-        counted = counted.to(keys.device)
-        if self._skip_first is None:
-            self._skip_first = self._measure(keys, counted)
-        if self._skip_first:
-            keys, counted = keys[:, 1:], counted[:, 1:]
-        self.moment.update(keys[counted])
-
-    def _measure(self, keys: Tensor, counted: Tensor) -> bool:
-        norms = keys.double().norm(dim=-1) if keys.device.type != "mps" else keys.float().norm(dim=-1)
-        others = norms[:, 1:][counted[:, 1:]]
-        usual = float(others.median()) if others.numel() else 0.0
-        ratio = float(norms[:, 0].median()) / usual if usual > 0 else 1.0
-        outlier = not 1 / FIRST_TOKEN_OUTLIER <= ratio <= FIRST_TOKEN_OUTLIER
-        assert self.moment.provenance is not None
-        self.moment.provenance = replace(self.moment.provenance, first_token_ratio=ratio, first_token_left_out=outlier)
-        return outlier
-
-
-@torch.no_grad()
-def _run(model: LanguageModel, collectors: dict[str, _Collector], ids: Int[Tensor, "rows tokens"]) -> None:
-    """One forward that takes each layer's keys as they pass and keeps none of them."""
-    rows, length = ids.shape
-    counted = torch.ones_like(ids, dtype=torch.bool)
-    end = end_token(model.tokenizer)
-    if end is not None:
-        counted[:, 1:] = ids[:, 1:] != end
-
-    def take(keys: Tensor, name: str | None) -> Tensor:
-        assert name is not None
-        # Some families hand their MLP (rows · tokens, d_mlp).
-        collectors[name].add(keys.reshape(rows, length, keys.shape[-1]), counted)
-        return keys
-
-    with TraceDict(model.module, collectors, retain_output=False, edit_input=take, stop=True):
-        model.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-
-
-def _batches(sequences: Iterator[list[int]], batch_tokens: int) -> Iterator[Sequence[list[int]]]:
-    """Sequences of one length together, up to so many tokens."""
-    batch: list[list[int]] = []
-    for sequence in sequences:
-        if batch and (len(sequence) != len(batch[0]) or (len(batch) + 1) * len(sequence) > batch_tokens):
-            yield batch
-            batch = []
-        batch.append(sequence)
-    if batch:
-        yield batch
-
-
-def _provenance(model: LanguageModel, corpus: Corpus, sampling: Sampling) -> Provenance:
-    return Provenance(
+def plan_for(
+    model: LanguageModel,
+    corpus: Corpus,
+    layers: Iterable[int],
+    sampling: Sampling,
+    batch_tokens: int = BATCH_TOKENS,
+    shard: Shard = WHOLE,
+) -> Plan:
+    """What a collection of these layers is. Raises StatisticsError for layers the model has not."""
+    wanted = tuple(checked_layers(model, layers))
+    about = Provenance(
         layer=0,
         weights=model.weight_hash(),
         corpus=corpus.hash,
@@ -173,3 +141,89 @@ def _provenance(model: LanguageModel, corpus: Corpus, sampling: Sampling) -> Pro
         corpus_name=corpus.name,
         versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )
+    return Plan(about, model.architecture.d_mlp, wanted, batch_tokens, shard)
+
+
+def steps(model: LanguageModel, corpus: Corpus, collection: Collection) -> Iterator[Collection]:
+    """Take in batch after batch of those that the collection has not seen yet, and yield it after each.
+
+    The model is as it was whenever it is yielded, and however this ends. Raises StatisticsError for keys that are not
+    finite; the collection is in no state to go on from then.
+    """
+    about, shard = collection.plan.about, collection.plan.shard
+    layers = {
+        model.architecture.path(layer, model.architecture.down_projection): keys
+        for layer, keys in collection.layers.items()
+    }
+    sequences = corpus.sequences(model.tokenizer, Sampling(about.tokens, about.length, about.seed))
+    for number, batch in enumerate(_batches(sequences, collection.plan.batch_tokens)):
+        if number < collection.batches:
+            continue
+        if number == 0 or shard.has(number):
+            _run(model, layers, torch.tensor(batch, device=model.device), add=shard.has(number))
+        before = collection.tokens
+        collection.tokens += sum(map(len, batch))
+        collection.batches += 1
+        if shard == WHOLE and 2 * before < about.tokens <= 2 * collection.tokens:
+            collection.half()
+        yield collection
+
+
+def _gather(
+    model: LanguageModel, corpus: Corpus, collection: Collection, path: Path | None, progress: Report | None
+) -> None:
+    """Bring a collection to its end, from wherever it is."""
+    checkpoint = None if path is None else Checkpoint(path)
+    name, wanted = corpus.name, collection.plan.about.tokens
+    tell = progress or _untold
+    try:
+        for _ in steps(model, corpus, collection):
+            if checkpoint is not None:
+                checkpoint.offer(collection)
+            tell("collecting second moments", collection.tokens / wanted)
+        tell("collecting second moments", 1.0)
+    except BaseException:
+        if path is not None and path.exists():
+            _log.warning("what was collected is kept in %s, and the same command goes on from there", path)
+        raise
+    done = collection.tokens
+    if done == 0:
+        raise StatisticsError(f"the corpus {name} has no text that this tokenizer knows: give another file")
+    if done < wanted:
+        _log.warning("the corpus %s has %d tokens, not the %d asked for: all were used", name, done, wanted)
+    collection.complete = True
+
+
+def _untold(_message: str, _share: float) -> None:
+    pass
+
+
+@torch.no_grad()
+def _run(model: LanguageModel, layers: dict[str, LayerKeys], ids: Int[Tensor, "rows tokens"], *, add: bool) -> None:
+    """One forward that takes each layer's keys as they pass and keeps none of them."""
+    rows, length = ids.shape
+    counted = torch.ones_like(ids, dtype=torch.bool)
+    end = end_token(model.tokenizer)
+    if end is not None:
+        counted[:, 1:] = ids[:, 1:] != end
+
+    def take(keys: Tensor, name: str | None) -> Tensor:
+        assert name is not None
+        # Some families hand their MLP (rows · tokens, d_mlp).
+        layers[name].take(keys.reshape(rows, length, keys.shape[-1]), counted, add=add)
+        return keys
+
+    with TraceDict(model.module, layers, retain_output=False, edit_input=take, stop=True):
+        model.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+
+def _batches(sequences: Iterator[list[int]], batch_tokens: int) -> Iterator[Sequence[list[int]]]:
+    """Sequences of one length together, up to so many tokens."""
+    batch: list[list[int]] = []
+    for sequence in sequences:
+        if batch and (len(sequence) != len(batch[0]) or (len(batch) + 1) * len(sequence) > batch_tokens):
+            yield batch
+            batch = []
+        batch.append(sequence)
+    if batch:
+        yield batch

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_engine.errors import StatisticsError, StorageError
-from rome_engine.stats.packed import write_bytes
+from rome_engine.stats.sealed import write_bytes
 
 _SUM, _COUNT, _CONSTRUCTOR = "mom2.mom2", "mom2.count", "mom2.constructor"
 

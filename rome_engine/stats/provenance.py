@@ -87,16 +87,16 @@ def content_key(weights: str, layer: int, corpus: str, tokenizer: str, sampling:
 
 
 def merged(first: Provenance | None, second: Provenance | None) -> Provenance | None:
-    """The provenance of two moments' sum: unchanged where both agree (shards of one collection), else unknown.
+    """The provenance of two moments' sum: the first's where both have one key (shards of one collection), else unknown.
 
     Raises StatisticsError where the two cannot be summed: other weights, layers, or policies for position 0.
     """
-    if first is None or second is None or first == second:
-        return first if first == second else None
+    if first is None or second is None:
+        return None
     for name in ("weights", "layer", "first_token_left_out"):
         if getattr(first, name) != getattr(second, name):
             raise StatisticsError(
                 f"second moments of different {name.replace('_', ' ')} cannot be merged "
                 f"({getattr(first, name)}, {getattr(second, name)})"
             )
-    return None
+    return first if first.key == second.key else None

@@ -5,6 +5,7 @@ A moment belongs to weights, a layer, a corpus and a sampling; none is ever foun
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from rome_engine.errors import StatisticsError, StorageError
 from rome_engine.model.embedded import Report, cache_home
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.resources import data_file
-from rome_engine.stats import packed
+from rome_engine.stats import checkpoint, packed
 from rome_engine.stats.collect import checked_layers, collect, sampling_for
 from rome_engine.stats.corpus import Corpus, tokenizer_hash
 from rome_engine.stats.provenance import DEFAULT_TOKENS, content_key
@@ -40,15 +41,16 @@ def moments(
 
     With a corpus, a moment counts as found only if it was collected from that corpus with this sampling. Without one,
     any moment of these weights does (shipped before cached, of several cached the one of most keys), tokens, length and
-    seed are of no account, and nothing is collected. cache: a folder instead of
-    `$XDG_CACHE_HOME/rome_engine/second_moments`. A damaged file is logged as a warning and passed over.
+    seed are of no account, and nothing is collected. A collection that was interrupted goes on where it was; see
+    `collect`. cache: a folder instead of `$XDG_CACHE_HOME/rome_engine/second_moments`. A damaged file is logged as a
+    warning and passed over.
 
     Raises StatisticsError when a moment is missing and no corpus is given, and as `collect` does; StorageError when the
     cache cannot be written (asked before anything is collected).
     """
     wanted = checked_layers(model, layers)
     sampling = sampling_for(model, tokens, length, seed)
-    folder = cache if cache is not None else cache_home() / FOLDER
+    folder = _folder(cache)
     weights = model.weight_hash()
     keys: dict[int, str] = {}
     if corpus is not None:
@@ -65,6 +67,7 @@ def moments(
         raise StatisticsError(_nothing_found(model, missing, damaged))
     if missing and corpus is not None:
         _check_writable(folder)
+        unfinished = folder / _unfinished_name(weights, [keys[layer] for layer in missing])
         collected = collect(
             model,
             corpus,
@@ -72,12 +75,33 @@ def moments(
             tokens=sampling.tokens,
             length=sampling.length,
             seed=sampling.seed,
+            checkpoint=unfinished,
             progress=progress,
         )
-        for layer, moment in collected.items():
-            _keep(moment, folder / _cached_name(weights, layer, keys[layer]))
-            found[layer] = moment
+        keep(collected.values(), cache=folder)
+        checkpoint.remove(unfinished)
+        found |= collected
     return {layer: found[layer] for layer in wanted}
+
+
+def keep(moments: Iterable[SecondMoment], *, cache: Path | None = None) -> list[Path]:
+    """Write moments of known provenance where `moments` finds them; the files.
+
+    Raises StatisticsError for a moment of unknown provenance, StorageError when the cache cannot be written.
+    """
+    paths = []
+    for moment in moments:
+        about = moment.provenance
+        if about is None:
+            raise StatisticsError("a second moment of unknown provenance cannot be kept by content: save it to a file")
+        path = _folder(cache) / _cached_name(about.weights, about.layer, about.key)
+        try:
+            # Exactly: the next run must not differ from the one that collected.
+            moment.save(path, dtype="float64")
+        except StorageError as error:
+            raise StorageError(f"{error}; XDG_CACHE_HOME moves the cache") from error
+        paths.append(path)
+    return paths
 
 
 def shipped_name(weights: str, layer: int) -> str:
@@ -87,6 +111,14 @@ def shipped_name(weights: str, layer: int) -> str:
 
 def _cached_name(weights: str, layer: int, key: str) -> str:
     return f"{weights[:16]}-layer-{layer:03d}-{key[:16]}.safetensors"
+
+
+def _unfinished_name(weights: str, keys: list[str]) -> str:
+    return f"{weights[:16]}-{hashlib.sha256(''.join(keys).encode()).hexdigest()[:16]}.unfinished"
+
+
+def _folder(cache: Path | None) -> Path:
+    return cache if cache is not None else cache_home() / FOLDER
 
 
 def _lookup(folder: Path, weights: str, layer: int, key: str | None, damaged: list[Path]) -> SecondMoment | None:
@@ -132,14 +164,6 @@ def _nothing_found(model: LanguageModel, missing: list[int], damaged: list[Path]
         f"there are no second moments of {layers} for these weights of {model.name}{broken}: give a corpus, "
         "e.g. `rome-engine stats --corpus FILE`"
     )
-
-
-def _keep(moment: SecondMoment, path: Path) -> None:
-    try:
-        # Exactly: the next run must not differ from the one that collected.
-        moment.save(path, dtype="float64")
-    except StorageError as error:
-        raise StorageError(f"{error}; XDG_CACHE_HOME moves the cache") from error
 
 
 def _check_writable(folder: Path) -> None:

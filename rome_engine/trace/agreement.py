@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from rome_engine.trace.average import AverageMap
+from rome_engine.trace.average_map import AverageMap
 from rome_engine.trace.result import Trace
 
 FEWEST = 3
@@ -33,9 +33,16 @@ def agreement(traces: Sequence[Trace]) -> list[Row]:
     return _pairs(traces, same, [one.scores[one.subject_range[0] :] for one in traces])
 
 
-def average_agreement(maps: Sequence[AverageMap]) -> list[Row]:
-    """The same of averages: the mean effects by role and layer of maps that differ in the corruption alone."""
-    return _pairs(maps, NAMED, [one.mean for one in maps])
+def average_agreement(
+    maps: Sequence[AverageMap], means: Sequence[NDArray[np.float64]], facts: int
+) -> list[dict[str, Any]]:
+    """The same of averages: effects by role and layer of maps that differ in the corruption alone.
+
+    means: a map's mean effects (roles, layers) over the `facts` that all corruptions let localise, as each map's own
+    facts are others under another corruption; their number is told in each row.
+    """
+    rows = _pairs(maps, NAMED, means)
+    return [{**row, "facts": facts, "note": row["note"] if facts else "no fact localises under all"} for row in rows]
 
 
 def _pairs(maps: Sequence[Any], same: Sequence[str], cells: Sequence[NDArray[np.float64]]) -> list[Row]:

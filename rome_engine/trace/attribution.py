@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_engine.errors import TargetError, UnsupportedModelError
+from rome_engine.files import plain
 from rome_engine.model.activations import Activations, run_with_cache
 from rome_engine.model.architecture import is_conv1d
 from rome_engine.model.heads import attention_projection, heads_proven
@@ -80,21 +81,7 @@ class Attribution:
 
     def to_dict(self) -> dict[str, Any]:
         """The attribution as a JSON object."""
-        return {
-            "model": self.model,
-            "prompt": self.prompt,
-            "tokens": list(self.tokens),
-            "answer": self.answer,
-            "answer_id": self.answer_id,
-            "foil": self.foil,
-            "foil_id": self.foil_id,
-            "logit": self.logit,
-            "capped": self.capped,
-            "total": self.total,
-            "residual": self.residual,
-            "contributions": self.rows(),
-            "provenance": dict(self.provenance),
-        }
+        return {**plain(self), "total": self.total, "residual": self.residual}
 
 
 @torch.no_grad()

@@ -1,27 +1,19 @@
-"""The result of averaging the traces of many facts: maps over token roles, and how many facts each rests on."""
+"""The result of averaging the traces of many facts: its maps, and how many facts they rest on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rome_engine.errors import TraceError
-from rome_engine.trace.roles import ROLES
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
+from rome_engine.files import plain
+from rome_engine.trace.average_map import AverageMap
+from rome_engine.trace.records import read_record
 
 SMALL_EFFECT = 0.05
 """A total effect (high - low) under this many units of probability is too small to localise."""
-
-FALLING = ("kl", "rank")
-"""Metrics that fall where the answer comes back."""
 
 
 @dataclass(frozen=True)
@@ -54,134 +46,15 @@ class Left:
 
 
 @dataclass(frozen=True, eq=False)
-class AverageMap:
-    """One map averaged over facts: the indirect effect by token role and layer, in `metric`, signed and not clipped.
-
-    kind, window, head, severed, corruption, direction: as in Trace. Arrays of shape (roles, layers) have the six
-    `ROLES` as rows; NaN where no fact has a token of that role. Each fact's tokens of one role are averaged first, and
-    each fact counts once.
-
-    facts: (roles,) the facts that have a token of the role. averaged: the facts in this map. small: traced facts whose
-    total effect is under the threshold (`Average.threshold`); they are among `averaged` only where
-    `Average.small_included`.
-    mean: (roles, layers) of the effect. band_low, band_high: its 95 % percentile bootstrap over facts (clusters); NaN
-    where fewer than two facts have the role. noise_se: the standard error of the mean from the noise draws alone
-    (which the band contains too); NaN where one draw tells nothing of its spread, 0 for a swap.
-    high, low: means over facts of the clean and the corrupted run's own values. total_effect: mean of high - low, with
-    its band in total_low, total_high.
-    peaks: (averaged, 2) the role's index and the layer of each fact's strongest cell, in the order of `peak_facts`;
-    (-1, -1) for a fact without cells. Strongest is the greatest effect; of "kl" and "rank", which fall where the answer
-    comes back, the least.
-    """
-
-    kind: str
-    window: int
-    head: int | None
-    severed: str
-    corruption: str
-    direction: str
-    metric: str
-    averaged: int
-    small: int
-    facts: Indices
-    mean: Array
-    band_low: Array
-    band_high: Array
-    noise_se: Array
-    high: float
-    low: float
-    total_effect: float
-    total_low: float
-    total_high: float
-    peaks: Indices
-    peak_facts: tuple[str | None, ...] = ()
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The names of the rows."""
-        return ROLES
-
-    @property
-    def layers(self) -> int:
-        """The number of the model's layers: the columns."""
-        return int(self.mean.shape[1])
-
-    @property
-    def sign(self) -> int:
-        """1 where a strong cell's effect is positive, -1 for metrics that fall where the answer comes back."""
-        return -1 if self.metric in FALLING else 1
-
-    @property
-    def peak_counts(self) -> Indices:
-        """(roles, layers): how many facts have their strongest cell there."""
-        counts = np.zeros(self.mean.shape, dtype=np.int64)
-        there = self.peaks[self.peaks[:, 0] >= 0]
-        np.add.at(counts, (there[:, 0], there[:, 1]), 1)
-        return counts
-
-    @property
-    def peak_share(self) -> Array:
-        """(roles, layers): the share of facts that have their strongest cell there."""
-        counts = self.peak_counts
-        return counts / max(1, int(counts.sum()))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The tidy table: one row a role and layer; roles that no fact has are left out."""
-        shares = self.peak_share
-        return [
-            {
-                "role": role,
-                "layer": layer,
-                "kind": self.kind,
-                "head": self.head,
-                "window": self.window,
-                "direction": self.direction,
-                "severed": self.severed,
-                "corruption": self.corruption,
-                "metric": self.metric,
-                "facts": int(self.facts[index]),
-                "mean": float(self.mean[index, layer]),
-                "band_low": float(self.band_low[index, layer]),
-                "band_high": float(self.band_high[index, layer]),
-                "noise_se": float(self.noise_se[index, layer]),
-                "peak_share": float(shares[index, layer]),
-                "total_effect": self.total_effect,
-                "total_low": self.total_low,
-                "total_high": self.total_high,
-            }
-            for index, role in enumerate(ROLES)
-            if self.facts[index]
-            for layer in range(self.layers)
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The map as a JSON object, with the names of the roles and the peaks' histogram besides its fields."""
-        own = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        return {**own, "roles": list(ROLES), "peak_share": self.peak_share.tolist()}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> AverageMap:
-        """The map of what `to_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
-        given = {name: value for name, value in record.items() if name not in ("roles", "peak_share")}
-        for name in ("mean", "band_low", "band_high", "noise_se"):
-            given[name] = np.asarray(given[name], dtype=np.float64)  # null stands for NaN
-        for name in ("high", "low", "total_effect", "total_low", "total_high"):
-            given[name] = float("nan") if given[name] is None else float(given[name])
-        given["facts"] = np.asarray(given["facts"], dtype=np.int64)
-        given["peaks"] = np.asarray(given["peaks"], dtype=np.int64).reshape(-1, 2)
-        given["peak_facts"] = tuple(given["peak_facts"])
-        return cls(**given)
-
-
-@dataclass(frozen=True, eq=False)
 class Average:
     """Traces averaged over the facts of a file that the model answers right.
 
     maps: in the order corruption, severed graph, kind, window or head. source: the fact file's name. metric: that of
-    all maps. threshold: of the total effect in probability; small_included: whether facts under it are averaged too.
-    resamples, seed: of the bootstrap. samples: noise draws a fact. left: the records that were not traced, and why.
-    seconds: that tracing took, over all sittings. provenance: model, weights, number type, versions, settings, and the
-    fact file's sha256.
+    all maps; `others` holds those of the other metrics, which `of` shows in their place. threshold: of the total effect
+    in probability; small_included: whether facts under it are averaged too. resamples, seed: of the bootstrap.
+    agreement: of maps that differ in the corruption alone, in all metrics, see agreement.average_agreement. left: the
+    records that were not traced, and why. seconds: that tracing took, over all sittings. provenance: model, weights,
+    number type, versions, settings, and the fact file's sha256.
     """
 
     model: str
@@ -190,11 +63,12 @@ class Average:
     counts: Counts
     threshold: float
     small_included: bool
-    samples: int
     resamples: int
     seed: int
     seconds: float
     maps: tuple[AverageMap, ...]
+    others: Mapping[str, tuple[AverageMap, ...]] = field(default_factory=dict)
+    agreement: tuple[Mapping[str, Any], ...] = ()
     left: tuple[Left, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -203,18 +77,30 @@ class Average:
         """The greatest number of facts that a map has under the threshold."""
         return max(one.small for one in self.maps)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that `of` knows."""
+        return (self.metric, *self.others)
+
+    def of(self, metric: str) -> Average:
+        """The same averages in another metric. Raises TraceError for one that was not averaged."""
+        if metric == self.metric:
+            return self
+        if metric not in self.others:
+            raise TraceError(f"these averages have no metric {metric!r}: they have {', '.join(self.metrics)}")
+        others = {self.metric: self.maps, **{name: maps for name, maps in self.others.items() if name != metric}}
+        return replace(self, metric=metric, maps=self.others[metric], others=others)
+
     def rows(self) -> list[dict[str, Any]]:
-        """The tidy table of all maps."""
-        return [row for one in self.maps for row in one.rows()]
+        """The tidy table of all maps in all metrics."""
+        return [row for maps in (self.maps, *self.others.values()) for one in maps for row in one.rows()]
 
     def to_dict(self) -> dict[str, Any]:
         """The averages as a JSON object; the field names are promised to scripts."""
-        own = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
         return {
-            **own,
-            "counts": dict(vars(self.counts)),
+            **plain(replace(self, maps=(), others={})),
             "maps": [one.to_dict() for one in self.maps],
-            "left": [dict(vars(one)) for one in self.left],
+            "others": {metric: [one.to_dict() for one in maps] for metric, maps in self.others.items()},
         }
 
     @classmethod
@@ -226,6 +112,11 @@ class Average:
                     **record,
                     "counts": Counts(**record["counts"]),
                     "maps": tuple(AverageMap.from_dict(one) for one in record["maps"]),
+                    "others": {
+                        metric: tuple(AverageMap.from_dict(one) for one in maps)
+                        for metric, maps in record["others"].items()
+                    },
+                    "agreement": tuple(record["agreement"]),
                     "left": tuple(Left(**one) for one in record["left"]),
                 }
             )
@@ -237,20 +128,4 @@ class Average:
     @classmethod
     def load(cls, path: str | Path) -> Average:
         """The averages in a JSON file. Raises TraceError for anything else."""
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TraceError(f"no averages can be read from {path}: {error}") from error
-        return cls.from_dict(record)
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case np.ndarray():
-            return value.tolist()
-        case tuple():
-            return list(value)
-        case Mapping():
-            return {name: _plain(item) for name, item in value.items()}
-        case _:
-            return value
+        return cls.from_dict(read_record(path, "averages"))

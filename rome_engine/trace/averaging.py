@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from rome_engine.errors import TraceError
 from rome_engine.trace import bootstrap
-from rome_engine.trace.average import FALLING, SMALL_EFFECT, Average, AverageMap, Counts, Left
+from rome_engine.trace.agreement import average_agreement
+from rome_engine.trace.average import SMALL_EFFECT, Average, Counts, Left
+from rome_engine.trace.average_map import FALLING, AverageMap
 from rome_engine.trace.metrics import METRICS
 from rome_engine.trace.per_fact import FactMaps, Label
 
@@ -36,7 +38,8 @@ def average(
     """The averages of traced facts, each given by its id and its maps; the same facts give the same numbers.
 
     Facts whose total effect in probability is under the threshold are counted, and left out of a map's means unless
-    they are to be included. The other arguments are as in Average.
+    they are to be included. metric: the one that is shown first, of all that were measured. samples: noise draws a
+    fact. The other arguments are as in Average.
     Raises TraceError for an unknown metric, for fewer than 1000 resamples, and where no fact enters: it says how many
     were looked at and what became of them.
     """
@@ -46,21 +49,26 @@ def average(
     labels = facts[0][1].labels
     if any(one.labels != labels for _, one in facts):
         raise TraceError("the facts were not traced in the same maps: average those of one run")
-    made = []
-    for index, label in enumerate(labels):
-        total = np.array([maps.high[index, 0] - maps.low[index, 0] for _, maps in facts])  # in probability
-        large = total >= threshold
-        entering = facts if include_small else [fact for fact, enters in zip(facts, large, strict=True) if enters]
-        if not entering:
+    total = np.array([maps.high[:, 0] - maps.low[:, 0] for _, maps in facts])  # (facts, maps), in probability
+    large = total >= threshold
+    for label, enters, effects in zip(labels, large.T, total.T, strict=True):
+        if not (include_small or enters.any()):
             raise TraceError(
                 f"no fact enters the averages: of all {len(facts)} traced facts the total effect under "
-                f"{label.corruption} is under {threshold:g} (the largest is {total.max():.3g}), too small to localise; "
-                f"corrupt more strongly, or choose another threshold ({looked_at(counts, left)})"
+                f"{label.corruption} is under {threshold:g} (the largest is {effects.max():.3g}), too small to "
+                f"localise; corrupt more strongly, or choose another threshold ({looked_at(counts, left)})"
             )
-        small = int((~large).sum())
-        made.append(
-            _map(label, [(fact, _of(maps, index, metric)) for fact, maps in entering], metric, small, resamples, seed)
+    entering = np.ones_like(large) if include_small else large
+    small = (~large).sum(0)
+    maps, agreement = {}, []
+    if not _measured(facts, entering, metric):
+        raise TraceError(f"no fact was measured in the metric {metric}: it needs a foil in the fact file")
+    for one in [metric, *(name for name in METRICS if name != metric and _measured(facts, entering, name))]:
+        maps[one] = tuple(
+            _map(label, _chosen(facts, entering[:, at]), at, one, int(small[at]), samples, resamples, seed)
+            for at, label in enumerate(labels)
         )
+        agreement += _agreement(maps[one], _chosen(facts, np.logical_and.reduce(entering, axis=1)))
     return Average(
         model=model,
         source=source,
@@ -68,11 +76,12 @@ def average(
         counts=counts,
         threshold=threshold,
         small_included=include_small,
-        samples=samples,
         resamples=resamples,
         seed=seed,
         seconds=seconds,
-        maps=tuple(made),
+        maps=maps.pop(metric),
+        others=maps,
+        agreement=tuple(agreement),
         left=tuple(left),
         provenance={**(provenance or {}), **_told(facts)},
     )
@@ -104,28 +113,40 @@ def looked_at(counts: Counts, left: Sequence[Left] = ()) -> str:
     return f"{counts.records} looked at: {said or 'none'}{why}"
 
 
-_Values = tuple[Array, Array, float, float]
+_Facts = Sequence[tuple[str | None, FactMaps]]
 
 
-def _of(maps: FactMaps, index: int, metric: str) -> _Values:
-    """Effect and noise (roles, layers), high and low of one map in one metric."""
-    column = METRICS.index(metric)
-    return (
-        maps.effect[index, column],
-        maps.noise[index, column],
-        float(maps.high[index, column]),
-        float(maps.low[index, column]),
-    )
+def _chosen(facts: _Facts, wanted: NDArray[np.bool_]) -> _Facts:
+    return [fact for fact, enters in zip(facts, wanted.tolist(), strict=True) if enters]
+
+
+def _measured(facts: _Facts, entering: NDArray[np.bool_], metric: str) -> bool:
+    """Whether each map has a fact that was measured in this metric; entering: (facts, maps)."""
+    high = np.array([maps.high[:, METRICS.index(metric)] for _, maps in facts])
+    return bool((np.isfinite(high) & entering).any(0).all())
+
+
+def _agreement(maps: Sequence[AverageMap], shared: _Facts) -> list[dict[str, Any]]:
+    """How far corruptions agree on the facts that enter the means of all of them."""
+    column = METRICS.index(maps[0].metric)
+    means = [
+        bootstrap.mean(np.stack([one.effect[at, column] for _, one in shared]))
+        if shared
+        else np.full_like(own.mean, np.nan)
+        for at, own in enumerate(maps)
+    ]
+    return average_agreement(maps, means, len(shared))
 
 
 def _map(
-    label: Label, facts: Sequence[tuple[str | None, _Values]], metric: str, small: int, resamples: int, seed: int
+    label: Label, facts: _Facts, index: int, metric: str, small: int, samples: int, resamples: int, seed: int
 ) -> AverageMap:
-    effect = np.stack([values[0] for _, values in facts])  # (facts, roles, layers)
-    noise = np.stack([values[1] for _, values in facts])
-    ends = np.array([[high, low, high - low] for _, (_, _, high, low) in facts])
-    if np.isnan(ends).all():
-        raise TraceError(f"no fact was measured in the metric {metric}: it needs a foil in the fact file")
+    """The average of the facts' maps at this index."""
+    column = METRICS.index(metric)
+    effect = np.stack([maps.effect[index, column] for _, maps in facts])  # (facts, roles, layers)
+    noise = np.stack([maps.noise[index, column] for _, maps in facts])
+    runs = np.array([[maps.high[index, column], maps.low[index, column]] for _, maps in facts])
+    ends = np.column_stack([runs, runs[:, 0] - runs[:, 1]])
     shape = effect.shape[1:]
     columns = np.concatenate([effect.reshape(len(facts), -1), ends[:, 2:]], axis=1)
     low, high = bootstrap.band(columns, resamples, seed)
@@ -150,6 +171,7 @@ def _map(
         total_high=float(high[-1]),
         peaks=_peaks(-effect if metric in FALLING else effect),
         peak_facts=tuple(fact for fact, _ in facts),
+        samples=1 if label.corruption.startswith("swap") else samples,
     )
 
 

@@ -1,14 +1,12 @@
 """How many rows go together: large enough for products at full speed, small enough for the memory that may be used.
 
 What is there at once: states of all waves that walk together, first states kept for births, and the work of the moment:
-one block call, or the logits of some rows. oneDNN's packed weights come on top where there is room for them.
+one block call, or the logits of some rows.
 """
 
 from __future__ import annotations
 
 import math
-
-import torch
 
 from rome_engine.errors import TraceError
 from rome_engine.model.language_model import LanguageModel
@@ -27,17 +25,11 @@ UNEMBED_ROWS = 512
 GAPS = 1 / 4
 """Share of the memory that the allocator leaves unused between arrays of many sizes; measured, up to a third."""
 
-KERNEL = 1 << 19
-"""Bytes of the code that oneDNN makes for one product of packed weights, and keeps; measured, 0.3 to 0.9 MiB each."""
-
-KERNELS_KEPT = 1024
-"""How many of these it keeps at most: the default of ONEDNN_PRIMITIVE_CACHE_CAPACITY."""
-
 
 class Budget:
     """Shares of the memory: `of_states` for states that walk together, `births` for states kept for births.
 
-    packs: whether the blocks' weights may be packed. Raises TraceError where the memory does not hold one cell's rows.
+    Raises TraceError where the memory does not hold one cell's rows.
     """
 
     def __init__(self, model: LanguageModel, baseline: Baseline, memory: int | None = None) -> None:
@@ -56,9 +48,7 @@ class Budget:
                 f"{self.memory / 2**20:.3g} MiB do not hold the rows of one cell of this prompt: allow at least "
                 f"{math.ceil(needed / (1 - GAPS) / 2**20)} MiB, or take fewer samples"
             )
-        left, packing = int((1 - GAPS) * self.memory) - needed, self._packing()
-        self.packs = packing <= min(left, 2 * self.memory // 3)
-        left -= packing if self.packs else 0
+        left = int((1 - GAPS) * self.memory) - needed
         more = max(0, min(left // 2, self._full_work() - work))
         self._work = work + more
         self.births = birth + (left - more) // 4
@@ -118,14 +108,3 @@ class Budget:
         """Bytes of the weights that are there only while they are used: those of one block, or of the unembedding."""
         parts = (*self._model.blocks, self._model.unembedding)
         return max(sum(weight.nbytes for weight in part.parameters() if weight.is_meta) for part in parts)
-
-    def _packing(self) -> int:
-        """Bytes of one block's packed weights and of the kernels for them; 0 where nothing will be packed."""
-        weights = [weight for weight in self._model.blocks[0].parameters() if weight.ndim == 2]
-        if any(weight.dtype != torch.float32 or weight.device.type not in ("cpu", "meta") for weight in weights):
-            return 0
-        # Calls of a wave: full ones, and a last one that differs from layer to layer.
-        starts = range(self._baseline.subject[0], self._tokens)
-        calls = sum(min(self._most(start), self._model.n_layers + 1) for start in starts)
-        shapes = len({tuple(weight.shape) for weight in weights})
-        return sum(weight.nbytes for weight in weights) + KERNEL * min(KERNELS_KEPT, calls * shapes)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rome_engine.errors import PromptError, PromptTooLongError
@@ -16,15 +16,17 @@ from rome_engine.trace.plan import Progress
 ROWS = 64
 
 Standing = Literal["known", "unknown", "malformed", "skipped"]
+AnswerTokens = Literal["all", "first"]
+"""Which tokens of a right answer count."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether a fact can be traced, and why not.
 
-    known: the model's most probable next token is the first of the fact's `target_true`. unknown: it is another one.
-    malformed: the fact has no `target_true`, or prompt or answer have no usable tokens. skipped: it is longer than the
-    model's context, or has been said before.
+    known: the model's most probable tokens are those of the fact's `target_true`, each after the ones before it, or the
+    first of them where no other counts. unknown: one is another. malformed: the fact has no `target_true`, or prompt or
+    answer have no usable tokens. skipped: it is longer than the model's context, or has been said before.
     """
 
     status: Standing
@@ -32,62 +34,91 @@ class Verdict:
 
 
 def ask(
-    model: LanguageModel, facts: Sequence[Fact], bos: BosPolicy = "auto", progress: Progress | None = None
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    bos: BosPolicy = "auto",
+    progress: Progress | None = None,
+    *,
+    answer_tokens: AnswerTokens = "all",
 ) -> list[Verdict]:
     """The verdict on each fact, tokenised as a trace tokenises it; prompts of one length are asked together."""
-    verdicts: list[Verdict | None] = []
-    asked: dict[int, tuple[Prompt, int]] = {}
+    verdicts: dict[int, Verdict] = {}
+    asked: dict[int, tuple[Prompt, tuple[int, ...]]] = {}
     said: dict[tuple[str, str, str | None], int] = {}
     for index, fact in enumerate(facts):
         first = said.setdefault((fact.prompt, fact.subject, fact.target_true), index)
         if first != index:
-            verdicts.append(
-                Verdict("skipped", f"it says the same as the fact {facts[first].id or facts[first].text!r}")
+            verdicts[index] = Verdict(
+                "skipped", f"it says the same as the fact {facts[first].id or facts[first].text!r}"
             )
             continue
-        found = _tokens(model, fact, bos)
+        found = _tokens(model, fact, bos, answer_tokens)
         if isinstance(found, Verdict):
-            verdicts.append(found)
+            verdicts[index] = found
         else:
-            verdicts.append(None)
             asked[index] = found
-    answers = _answers(model, {index: prompt for index, (prompt, _) in asked.items()}, progress)
-    return [
-        verdict if verdict is not None else _verdict(model, answers[index], asked[index][1])
-        for index, verdict in enumerate(verdicts)
-    ]
+    verdicts |= _answered(model, asked, progress)
+    return [verdicts[index] for index in range(len(facts))]
 
 
-def _tokens(model: LanguageModel, fact: Fact, bos: BosPolicy) -> tuple[Prompt, int] | Verdict:
-    """The prompt and the first token of its true answer."""
+def _tokens(
+    model: LanguageModel, fact: Fact, bos: BosPolicy, answer_tokens: AnswerTokens
+) -> tuple[Prompt, tuple[int, ...]] | Verdict:
+    """The prompt and the tokens of its true answer that count."""
     if fact.target_true is None:
         return Verdict("malformed", "it has no target_true, the answer that is right")
     try:
         prompt = model.tokenize(fact.prompt, fact.subject, bos)
-        return prompt, model.target_ids(fact.text, fact.target_true)[0]
+        answer = model.target_ids(fact.text, fact.target_true)
+        answer = answer[:1] if answer_tokens == "first" else answer
+        model.check_length(prompt, len(answer))
+        return prompt, answer
     except PromptTooLongError as error:
         return Verdict("skipped", str(error))
     except PromptError as error:
         return Verdict("malformed", str(error))
 
 
-def _answers(model: LanguageModel, prompts: dict[int, Prompt], progress: Progress | None) -> dict[int, int]:
+def _answered(
+    model: LanguageModel, asked: Mapping[int, tuple[Prompt, tuple[int, ...]]], progress: Progress | None
+) -> dict[int, Verdict]:
+    """Known or unknown, token by token: the next one is asked for only where those before it were right."""
+    verdicts: dict[int, Verdict] = {}
+    going, place = dict(asked), 0
+    while going:
+        begun = {
+            index: replace(prompt, input_ids=(*prompt.input_ids, *answer[:place]))
+            for index, (prompt, answer) in going.items()
+        }
+        # The first token is nearly all of the work, and the only one that all facts have.
+        found = _next_tokens(model, begun, progress if place == 0 else None)
+        for index, token in found.items():
+            answer = going[index][1]
+            if token != answer[place]:
+                verdicts[index] = _unknown(model, token, answer, place)
+            elif place + 1 == len(answer):
+                verdicts[index] = Verdict("known")
+        going = {index: one for index, one in going.items() if index not in verdicts}
+        place += 1
+    return verdicts
+
+
+def _unknown(model: LanguageModel, token: int, answer: tuple[int, ...], place: int) -> Verdict:
+    after = f"after {model.text(answer[:place])!r} " if place else ""
+    return Verdict("unknown", f"{after}the model answers {model.text([token])!r}, not {model.text([answer[place]])!r}")
+
+
+def _next_tokens(model: LanguageModel, prompts: Mapping[int, Prompt], progress: Progress | None) -> dict[int, int]:
     """The most probable next token of each prompt."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, prompt in prompts.items():
         by_length[len(prompt.input_ids)].append(index)
-    answers: dict[int, int] = {}
+    found: dict[int, int] = {}
     for _, group in sorted(by_length.items()):
         for begin in range(0, len(group), ROWS):
             part = group[begin : begin + ROWS]
             top = model.batch_logits([prompts[index] for index in part]).argmax(-1)
-            answers.update(zip(part, top.tolist(), strict=True))
+            found.update(zip(part, top.tolist(), strict=True))
             if progress is not None:
-                progress(len(answers), len(prompts))
-    return answers
-
-
-def _verdict(model: LanguageModel, answer: int, wanted: int) -> Verdict:
-    if answer == wanted:
-        return Verdict("known")
-    return Verdict("unknown", f"the model answers {model.text([answer])!r}, not {model.text([wanted])!r}")
+                progress(len(found), len(prompts))
+    return found

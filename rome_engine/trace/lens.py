@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rome_engine.errors import TraceError
+from rome_engine.files import plain
 from rome_engine.model.activations import read
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.offload import in_memory
@@ -81,27 +82,8 @@ class Lens:
 
     def to_dict(self) -> dict[str, Any]:
         """The lens as a JSON object; arrays are lists (layers, tokens[, k])."""
-        return {
-            "model": self.model,
-            "prompt": self.prompt,
-            "tokens": list(self.tokens),
-            "layers": list(self.layers),
-            "top_ids": self.top_ids.tolist(),
-            "top_texts": self.top_texts.tolist(),
-            "top_probabilities": self.top_probabilities.tolist(),
-            "entropy": self.entropy.tolist(),
-            "answers": [
-                {
-                    "answer": answer.answer,
-                    "token": answer.token,
-                    "token_id": answer.token_id,
-                    "rank": answer.rank.tolist(),
-                    "probability": answer.probability.tolist(),
-                }
-                for answer in self.answers
-            ],
-            "provenance": dict(self.provenance),
-        }
+        record: dict[str, Any] = plain(self)
+        return record
 
 
 @torch.no_grad()

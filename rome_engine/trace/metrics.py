@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 METRICS = ("probability", "log_probability", "logit_difference", "kl", "rank")
@@ -24,6 +25,19 @@ class Question:
     answer: tuple[int, ...]
     foil: int | None = None
     clean: Float[Tensor, "answer d_vocab"] | None = None
+
+    @cached_property
+    def weights(self) -> Float[Tensor, "answer d_vocab"] | None:
+        """The clean run's probabilities p."""
+        return None if self.clean is None else self.clean.exp()
+
+    @cached_property
+    def moments(self) -> tuple[Float64[Tensor, " answer"], Float64[Tensor, " answer"]] | None:
+        """Σ p log p and Σ p, the second 1 but for rounding."""
+        if self.clean is None:
+            return None
+        p = self.clean.double().exp()
+        return (p * self.clean).sum(-1).cpu(), p.sum(-1).cpu()
 
 
 def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) -> Float[Tensor, "rows metrics"]:
@@ -45,18 +59,16 @@ def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) ->
     largest = logits.amax(-1, keepdim=True)
     logits = logits - largest if logits.requires_grad else logits.sub_(largest)
     log_probability = (chosen - largest)[..., 0].double()  # less the total, below
-    clean = None if question.clean is None else question.clean.to(logits.device)
-    cross = None
-    if clean is not None:
-        cross = torch.einsum("rav,av->ra", logits, clean.exp()).double()
+    weights, moments = question.weights, question.moments
+    cross = None if weights is None else torch.einsum("rav,av->ra", logits, weights.to(logits.device)).double()
     mass = (logits.exp() if logits.requires_grad else logits.exp_()).sum(-1)  # (rows, answer)
     total = mass.double().log()
     found[:, 1] = (log_probability - total).sum(-1)
     found[:, 0] = found[:, 1].exp()
-    if clean is not None and cross is not None:
+    if cross is not None and moments is not None:
         # Σ p (log p - log q), where log q = logits - largest - total: no other array of the vocabulary's size is made.
-        p = clean.double().exp()
-        found[:, 3] = ((p * clean).sum(-1) + p.sum(-1) * total - cross).sum(-1)
+        entropy, all_p = (moment.to(total.device) for moment in moments)
+        found[:, 3] = (entropy + all_p * total - cross).sum(-1)
     return found
 
 

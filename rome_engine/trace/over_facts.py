@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from rome_engine.errors import TraceError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.tokens import BosPolicy
@@ -19,6 +20,7 @@ from rome_engine.trace import bootstrap, known
 from rome_engine.trace.average import SMALL_EFFECT, Average
 from rome_engine.trace.averaging import average, check
 from rome_engine.trace.factfile import FactFile
+from rome_engine.trace.known import AnswerTokens
 from rome_engine.trace.per_fact import FactMaps
 from rome_engine.trace.plan import Progress
 from rome_engine.trace.settings import Settings
@@ -38,6 +40,7 @@ def trace_facts(
     settings: Settings,
     run: str | Path,
     *,
+    answer_tokens: AnswerTokens | None = None,
     limit: int | None = None,
     metric: str = "probability",
     threshold: float = SMALL_EFFECT,
@@ -47,21 +50,23 @@ def trace_facts(
 ) -> Average:
     """The averages over the facts that the model answers right, of which at most the first `limit` are traced.
 
-    What is scored is the first token of the right answer, which is the model's most probable next token. run: the file
-    that keeps each fact when it is finished. The same call again goes on where an earlier one ended, however that was,
-    and gives the numbers of one that was never interrupted; limit, metric, threshold and the bootstrap choose from what
-    the file holds and may be changed. A fact whose trace raises an error is counted, and tried again the next time.
-    settings.seed is the bootstrap's seed too.
+    answer_tokens: what is asked for and scored, "all" tokens of the right answer (teacher-forced) or the "first" alone;
+    by default all, and the first under a preset, as the original did. run: the file that keeps each fact when it is
+    finished. The same call again goes on where an earlier one ended, however that was, and gives the numbers of one
+    that was never interrupted; limit, metric, threshold and the bootstrap choose from what the file holds and may be
+    changed. A fact whose trace raises an error is counted, and tried again the next time. settings.seed is the
+    bootstrap's seed too.
 
-    Raises TraceError where no fact enters, and as RunStore does.
+    Raises TraceError where no fact enters, for all answer tokens under a preset, and as RunStore does.
     """
     check(metric, threshold, resamples)
     tracer = Tracer(model, settings)
-    given = configuration(model, facts, settings)
+    counting = _counting(settings, answer_tokens)
+    given = configuration(model, facts, settings, counting)
     with RunStore(Path(run), given) as store:
         if not store.filtered:
-            _filter(model, facts, settings, store, None if watch is None else watch("asking"))
-        _trace(tracer, dict(facts.facts), store, limit, None if watch is None else watch("tracing"))
+            _filter(tracer, facts, counting, store, None if watch is None else watch("asking"))
+        _trace(tracer, dict(facts.facts), counting, store, limit, None if watch is None else watch("tracing"))
         return average(
             store.traced(limit),
             store.counts(limit),
@@ -79,7 +84,9 @@ def trace_facts(
         )
 
 
-def configuration(model: LanguageModel, facts: FactFile, settings: Settings) -> dict[str, Any]:
+def configuration(
+    model: LanguageModel, facts: FactFile, settings: Settings, answer_tokens: AnswerTokens | None = None
+) -> dict[str, Any]:
     """All that the numbers of a run depend on, by name: what may not change while it is gone on with.
 
     The number of threads is among it, because sums are rounded otherwise with another one.
@@ -87,7 +94,7 @@ def configuration(model: LanguageModel, facts: FactFile, settings: Settings) -> 
     backend: Any = getattr(model.tokenizer, "backend_tokenizer", None)
     tokenizer = "" if backend is None else backend.to_str()
     return {
-        **asked(facts, settings),
+        **asked(facts, settings, answer_tokens),
         "weights": model.weight_hash(),
         "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -95,16 +102,32 @@ def configuration(model: LanguageModel, facts: FactFile, settings: Settings) -> 
     }
 
 
-def asked(facts: FactFile, settings: Settings) -> dict[str, Any]:
-    """The part of the configuration that can be told without the model."""
-    return {"facts": facts.sha256, **asdict(settings), **versions(), "threads": torch.get_num_threads()}
+def asked(facts: FactFile, settings: Settings, answer_tokens: AnswerTokens | None = None) -> dict[str, Any]:
+    """The part of the configuration that can be told without the model. Raises TraceError for what does not fit."""
+    return {
+        "facts": facts.sha256,
+        "answer_tokens": _counting(settings, answer_tokens),
+        **asdict(settings),
+        **versions(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _counting(settings: Settings, answer_tokens: AnswerTokens | None) -> AnswerTokens:
+    """The answer tokens that count."""
+    if settings.preset is None:
+        return answer_tokens or "all"
+    if answer_tokens == "all":
+        raise TraceError(f"the preset {settings.preset} scores an answer's first token: leave answer_tokens out")
+    return "first"
 
 
 def _filter(
-    model: LanguageModel, facts: FactFile, settings: Settings, store: RunStore, progress: Progress | None
+    tracer: Tracer, facts: FactFile, answer_tokens: AnswerTokens, store: RunStore, progress: Progress | None
 ) -> None:
     """Put down which facts the model answers right."""
-    verdicts = known.ask(model, [fact for _, fact in facts.facts], cast(BosPolicy, settings.resolved.bos), progress)
+    bos = cast(BosPolicy, tracer.settings.bos)
+    verdicts = known.ask(tracer.model, [fact for _, fact in facts.facts], bos, progress, answer_tokens=answer_tokens)
     statuses: list[tuple[int, str | None, str, str]] = [
         (number, fact.id, verdict.status, verdict.reason)
         for (number, fact), verdict in zip(facts.facts, verdicts, strict=True)
@@ -123,7 +146,12 @@ def _foil(model: LanguageModel, fact: Fact) -> str | None:
 
 
 def _trace(
-    tracer: Tracer, facts: dict[int, Fact], store: RunStore, limit: int | None, progress: Progress | None
+    tracer: Tracer,
+    facts: dict[int, Fact],
+    answer_tokens: AnswerTokens,
+    store: RunStore,
+    limit: int | None,
+    progress: Progress | None,
 ) -> None:
     """Trace what is open, in the file's order."""
     open_records, total = store.open(limit), len(store.answered(limit))
@@ -132,9 +160,10 @@ def _trace(
             progress(total - len(open_records) + index, total)
         began = time.perf_counter()
         try:
-            # Without a target_true the model's own answer is scored: it is the right one's first token.
-            asked = replace(facts[record], target_true=None, foil=_foil(tracer.model, facts[record]))
-            maps = FactMaps.of(tracer.maps(asked))
+            fact = replace(facts[record], foil=_foil(tracer.model, facts[record]))
+            if answer_tokens == "first":  # without a target_true the model's own next token is scored: it is that one
+                fact = replace(fact, target_true=None)
+            maps = FactMaps.of(tracer.maps(fact))
         except Exception as error:  # of whichever kind: the other facts are worth having
             log.debug("record %d failed", record, exc_info=True)
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rome_engine.errors import TraceError
+from rome_engine.files import plain
+from rome_engine.trace.records import read_record
 from rome_engine.trace.roles import role_of
 
 Array = NDArray[np.float64]
@@ -134,8 +135,8 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as a JSON object; the field names are promised to scripts."""
-        record = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        return {**record, "others": {name: _plain(vars(values)) for name, values in self.others.items()}}
+        record: dict[str, Any] = plain(self)
+        return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Trace:
@@ -164,23 +165,7 @@ class Trace:
     @classmethod
     def load(cls, path: str | Path) -> Trace:
         """The trace in a JSON file. Raises TraceError for anything else."""
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TraceError(f"no trace can be read from {path}: {error}") from error
-        return cls.from_dict(record)
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case np.ndarray():
-            return value.tolist()
-        case tuple():
-            return list(value)
-        case Mapping():
-            return {name: _plain(item) for name, item in value.items()}
-        case _:
-            return value
+        return cls.from_dict(read_record(path, "trace"))
 
 
 def _array(value: Any) -> Any:

@@ -111,6 +111,7 @@ def screen_fact(
         seed=settings.seed,
         high=float(baseline.scores[0, column]),
         low=float(baseline.scores[1:, column].mean()),
+        probabilities=(float(baseline.scores[0, 0]), float(baseline.scores[1:, 0].mean())),
         maps=_maps(plans, (len(baseline.prompt.input_ids), model.n_layers), approximate, exact, chosen),
         missed=Missed.of(exact[best], exact[drawn], len(cells) - len(best), share),
         engine=engine,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from rome_engine.files import plain
 from rome_engine.trace.roles import role_of
 
 Array = NDArray[np.float64]
@@ -101,8 +102,8 @@ class Screen:
 
     Effects are signed as `Trace.indirect_effect`: how far exchanging the state brings the answer back (direction
     "restore") or takes it away ("corrupt"), averaged over the samples, in the metric's unit. `high` and `low` are the
-    metric in the clean and the corrupted run. `seconds` of the screen (baseline, gradients) and of the verification;
-    `engine` made the exact numbers.
+    metric in the clean and the corrupted run, `probabilities` the answer's probability in them. `seconds` of the screen
+    (baseline, gradients) and of the verification; `engine` made the exact numbers.
     """
 
     model: str
@@ -119,12 +120,18 @@ class Screen:
     seed: int
     high: float
     low: float
+    probabilities: tuple[float, float]
     maps: tuple[ScreenedMap, ...]
     missed: Missed
     engine: str
     seconds: Mapping[str, float]
     fact: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def total_effect(self) -> float:
+        """high - low: what there is to bring back."""
+        return self.high - self.low
 
     @property
     def cells(self) -> int:
@@ -182,9 +189,8 @@ class Screen:
 
     def to_dict(self) -> dict[str, Any]:
         """The screen as a JSON object; numbers that are not there are NaN in the arrays."""
-        record = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        agreement = {chosen: _plain(vars(one)) for chosen, one in self.agreement.items()}
-        return {**record, "cells": self.cells, "agreement": agreement}
+        derived = {"total_effect": self.total_effect, "cells": self.cells, "agreement": plain(self.agreement)}
+        return {**plain(self), **derived}
 
 
 def _interval(hits: int, drawn: int) -> tuple[float, float]:
@@ -198,17 +204,3 @@ def _interval(hits: int, drawn: int) -> tuple[float, float]:
 def _part(missing: float, known: int) -> float:
     """Where nothing is known and nothing missing, nothing is missed."""
     return missing / (missing + known) if missing + known else 0.0
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case np.ndarray():
-            return value.tolist()
-        case ScreenedMap() | Missed():
-            return {name: _plain(item) for name, item in vars(value).items()}
-        case tuple():
-            return [_plain(item) for item in value]
-        case Mapping():
-            return {name: _plain(item) for name, item in value.items()}
-        case _:
-            return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -93,10 +94,23 @@ class Settings:
 
     @property
     def resolved(self) -> Settings:
-        """The settings with what the preset says."""
-        if self.preset is None:
-            return self
-        given: dict[str, Any] = {"bos": "never", "preset": None}
+        """The settings with what the preset says, and what is asked for twice, in whatever words, once."""
+        given: dict[str, Any] = {
+            "kinds": _once(self.kinds),
+            "windows": _once(self.windows),
+            "corruptions": _once(self.corruptions, Corruption.parse),
+            "severed": _once(self.severed, lambda text: frozenset(Severed.parse(text).parts)),
+        }
+        if self.preset is not None:
+            given |= {"bos": "never", "preset": None}
         if self.preset == "rome-severed":
             given |= {"severed": ("", "mlp", "attn"), "positions": "last-subject"}
         return replace(self, **given)
+
+
+def _once(values: Sequence[Any], meaning: Callable[[Any], Any] | None = None) -> tuple[Any, ...]:
+    """The first of all values that mean the same, in their order."""
+    found: dict[Any, Any] = {}
+    for value in values:
+        found.setdefault(value if meaning is None else meaning(value), value)
+    return tuple(found.values())

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.lean import lean
 from rome_engine.model.offload import in_memory
-from rome_engine.model.packed import packed
 from rome_engine.trace.baseline import Baseline
 from rome_engine.trace.birth import Births
 from rome_engine.trace.budget import Budget
@@ -60,7 +60,7 @@ def run(
             for start, swapped, part in batch
         ]
         for layer in range(-1, model.n_layers):
-            with _ready(model, layer, budget.packs):
+            with _ready(model.blocks[layer]) if layer >= 0 else nullcontext():
                 for wave in waves:
                     wave.step(layer)
             steps.tell()
@@ -105,12 +105,9 @@ class _Steps:
 
 
 @contextmanager
-def _ready(model: LanguageModel, layer: int, packs: bool) -> Iterator[None]:
-    """A block's weights fetched where they are offloaded, and laid out for many products; layer -1 has none."""
-    if layer < 0:
-        yield
-        return
-    with in_memory(model.blocks[layer]), packed(model.blocks[layer]) if packs else nullcontext():
+def _ready(block: nn.Module) -> Iterator[None]:
+    """A block's weights fetched where they are offloaded, and its parts run leanly."""
+    with in_memory(block), lean(block):
         yield
 
 

@@ -27,7 +27,7 @@ BEFORE_LOADING = [
     *(((command, PROMPT, "--bos", "auto"), ("--bos", "'always', 'never'")) for command in COMMANDS),
     *(((command, PROMPT, "--device", "toaster"), ("the device 'toaster' cannot be used",)) for command in COMMANDS),
     (("lens", PROMPT, "--out", "x.png"), ("'.png'", ".html, .json, .csv, .parquet")),
-    (("attribute", PROMPT, "--out", "x.html"), ("'.html'", ".json, .csv, .parquet")),
+    (("attribute", PROMPT, "--out", "x.gif"), ("'.gif'", ".html, .json, .csv, .parquet, .png, .svg, .pdf")),
     (("activations", PROMPT, "--out", "x.pt"), ("'.pt'", ".safetensors")),
     (("lens", PROMPT, "-a", "Paris", "-a", " "), ("the answer is empty", "give the text")),
     (("lens", PROMPT, "--top", "0"), ("--top", "greater than or equal to 1")),

@@ -50,6 +50,20 @@ def test_the_record_and_the_files_say_the_same(cli: Cli, neox: Path, here: Path)
     assert cli(*SCREEN, *FEW, *kinds, "-m", neox, "--out", "s.parquet").code == 0
 
 
+def test_the_runs_values_the_share_and_the_engine(cli: Cli, neox: Path, here: Path) -> None:
+    few = (*SCREEN, *FEW, "--kind", "hidden", "--kind", "head", "-m", neox)
+    files = ("--out", "s.html", "--out", "s.svg", "--out", "s.csv")
+    done = cli(*few, "--engine", "reference", "--share", "0.9", *files)
+    assert done.code == 0, done.err
+    said = " ".join(done.out.split())
+    assert "total effect" in said and "high −" in said and "reference engine" in said and "at least 90% of" in said
+    assert "too small to localise" in said  # a tiny random model knows nothing
+    assert sorted(path.name for path in here.iterdir()) == ["s.csv", "s.csv.json", "s.html", "s.svg"]
+    strict, lax = (cli(*few, "--share", share, "--json").record for share in ("1", "0.0001"))
+    assert strict["missed"]["share"] == 1 and strict["total_effect"] == strict["high"] - strict["low"]
+    assert strict["missed"]["top_matter"] < lax["missed"]["top_matter"]
+
+
 def test_windows_say_that_they_count_twice(cli: Cli, neox: Path) -> None:
     done = cli(*SCREEN, *FEW, "--window", "3", "--kind", "attn", "-m", neox)
     assert "counted twice" in " ".join(done.out.split())
@@ -100,7 +114,10 @@ BEFORE_LOADING = [
     ((*SCREEN, "--bos", "maybe"), ("--bos", "'maybe'")),
     ((*SCREEN, "--dtype", "int8"), ("--dtype", "'int8'")),
     ((*SCREEN, "--device", "toaster"), ("the device 'toaster' cannot be used",)),
-    ((*SCREEN, "--out", "screen.html"), ("screen.html", "'.html'", ".parquet")),
+    ((*SCREEN, "--out", "screen.gif"), ("screen.gif", "'.gif'", ".html, .json, .csv, .parquet, .png, .svg, .pdf")),
+    ((*SCREEN, "--share", "0"), ("above 0 and at most 1, not 0",)),
+    ((*SCREEN, "--share", "1.5"), ("above 0 and at most 1, not 1.5",)),
+    ((*SCREEN, "--engine", "slow"), ("--engine", "'fast', 'reference'")),
     ((*SCREEN, "--out", "screen"), ("no suffix", ".json")),
     ((*SCREEN, "--out", "none/screen.csv"), ("the folder none does not exist", "make it first")),
 ]

@@ -75,7 +75,8 @@ def test_every_format_is_written(cli: Cli, neox: Path, facts: Path, here: Path, 
         assert Average.load(here / "map.json").counts.traced == 2
     elif suffix == ".csv":
         lines = content.decode().splitlines()
-        assert lines[0].startswith("role,layer,kind") and len(lines) == 1 + 3 * 2 * tiny.LAYERS
+        metrics = 4  # all but the logit difference, which needs a foil
+        assert lines[0].startswith("role,layer,kind") and len(lines) == 1 + metrics * 3 * 2 * tiny.LAYERS
         assert json.loads((here / "map.csv.json").read_text())["counts"]["traced"] == 2
     else:
         head = {".html": b"<!doctype html", ".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF", ".parquet": b"PAR1"}
@@ -93,6 +94,7 @@ def test_every_option_reaches_the_run(cli: Cli, neox: Path, facts: Path) -> None
         *("--kind", "mlp", "--window", 1, "--window", 3, "--samples", 3, "--noise", "2s", "--noise", "uniform:1s"),
         *("--direction", "corrupt", "--sever", "attn", "--bos", "always", "--seed", 5, "--metric", "kl", "--limit", 2),
         *("--threshold", 0.2, "--include-small", "--memory", "64MiB", "--tokens", "last", "--engine", "reference"),
+        *("--answer-tokens", "first"),
     )
     record = cli("trace-facts", facts, "-m", neox, "--run", "r.sqlite", *options, "--json").record
     assert {(one["corruption"], one["severed"], one["window"]) for one in record["maps"]} == {
@@ -104,7 +106,11 @@ def test_every_option_reaches_the_run(cli: Cli, neox: Path, facts: Path) -> None
     assert {(one["kind"], one["direction"], one["metric"]) for one in record["maps"]} == {("mlp", "corrupt", "kl")}
     about = record["provenance"]
     assert (about["bos"], about["seed"], about["memory"], about["engine"]) == ("always", 5, 64 << 20, "reference")
-    assert (record["samples"], record["threshold"], record["small_included"]) == (3, 0.2, True)
+    assert {one["samples"] for one in record["maps"]} == {3} and about["answer_tokens"] == "first"
+    assert (record["threshold"], record["small_included"]) == (0.2, True)
+    assert [(one["first"], one["second"], one["facts"]) for one in record["agreement"]][:1] == [
+        ("gaussian:2s", "uniform:1s", record["counts"]["traced"])
+    ]
     assert record["counts"]["traced"] <= 2
 
 
@@ -161,6 +167,8 @@ MISTAKES = [
     (("facts.json", "--threshold", "nan"), ("threshold", "must be a number")),
     (("facts.json", "--seed", "-1"), ("--seed", "between 0 and")),
     (("facts.json", "--preset", "rome", "--seed", "2"), ("leave seed and bos out",)),
+    (("facts.json", "--answer-tokens", "last"), ("--answer-tokens", "'last'", "'all', 'first'")),
+    (("facts.json", "--preset", "rome", "--answer-tokens", "all"), ("the preset rome", "leave answer_tokens out")),
     (("facts.json", "--out", "map.bmp"), ("map.bmp", "'.bmp'", ".parquet")),
     (("facts.json", "--out", "a.json", "--out", "map"), ("no suffix",)),
     (("facts.json", "--out", "none/map.html"), ("the folder none does not exist",)),

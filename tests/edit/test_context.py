@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 
-from rome_engine.edit.context import ROME_LENGTHS, Contexts, sample
-from rome_engine.edit.key import keys
+from rome_engine.edit.context import MEMIT_OPENINGS, ROME_LENGTHS, Contexts, sample, sample_begun
+from rome_engine.edit.key import Subjects, keys
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
-from rome_engine.model.hooks import Trace
+from rome_engine.model.hooks import Trace, first_tensor
 from tests import tiny
 from tests.edit.examples import AT_START, FACT
 
@@ -44,7 +45,20 @@ def test_braces_and_special_tokens_and_line_breaks_do_not_get_in(monkeypatch: py
         return [tuple(ugly) for _ in prompts]
 
     monkeypatch.setattr(model, "generate", generate)
+    assert sample_begun(model, openings=["The"], length=1 + len(ugly)).templates == ("{}", "Theif x:. {}")
     assert sample(model, lengths=(len(ugly), 0)).templates == ("{}", "if x:. {}", "{}")
+
+
+def test_memit_s_texts_begin_with_its_words_and_the_bare_prompt_counts_for_half() -> None:
+    model = tiny.shared("llama")
+    contexts = sample_begun(model)
+    assert contexts == sample_begun(model) != sample_begun(model, seed=1)
+    assert len(contexts.templates) == 6 and contexts.templates[0] == "{}"
+    for opening, template in zip(MEMIT_OPENINGS, contexts.templates[1:], strict=True):
+        assert template.startswith(opening) and template.endswith(". {}")
+    assert contexts.weights == pytest.approx((0.5, 0.1, 0.1, 0.1, 0.1, 0.1))
+    assert sample(model, lengths=(3, 3, 3)).weights == pytest.approx((0.25,) * 4)
+    assert sample_begun(model, openings=()).weights == sample(model, lengths=()).weights == (1.0,)
 
 
 def test_templates_without_one_place_are_refused() -> None:
@@ -79,3 +93,69 @@ def test_keys_are_those_of_each_text_alone(family: str, fact: Fact, layers: tupl
             assert torch.allclose(found[layer][row], key, rtol=1e-4, atol=1e-5 * float(key.abs().max()))
             wrong = down.input.reshape(len(prompt.input_ids), -1)[prompt.last_subject_token + 1]
             assert not torch.allclose(found[layer][row], wrong, rtol=1e-2)
+
+
+FACTS = [
+    FACT,
+    AT_START,
+    *(Fact("The capital of {} is", name) for name in ("France", "Italy", "Japan", "Greece", "São")),
+]
+FEW, MANY = FACTS[:3], [*FACTS, *(Fact("LeBron James plays {} in", name) for name in ("basketball", "Rome", "Paris"))]
+
+
+@pytest.mark.parametrize(("facts", "tokens"), [(FEW, 2048), (MANY, 30), (MANY, 2048)], ids=["few", "split", "many"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_many_facts_together_have_the_states_of_each_alone(
+    family: str, facts: list[Fact], tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is batched, padded and shared: against each text alone through the whole model."""
+    monkeypatch.setattr("rome_engine.edit.key._TOKENS", tokens)
+    model, layer = tiny.shared(family), 2
+    contexts = Contexts(("{}", "The capital. {}", "To visit it, you have to travel to England. {}"), halved=True)
+    subjects = Subjects(model, facts, contexts)
+    mean, bare = subjects.mean(layer), subjects.bare(layer)
+    for number, fact in enumerate(facts):
+        texts = [_alone(model, template, fact.subject, layer) for template in contexts.prompts(fact)]
+        for name, alone in zip(("keys", "values", "hidden"), zip(*texts, strict=True), strict=True):
+            states = torch.stack(alone)
+            assert _close(getattr(mean, name)[number], torch.tensor([0.5, 0.25, 0.25]) @ states)
+            assert not _close(getattr(mean, name)[number], states.mean(0))
+            assert _close(getattr(bare, name)[number], states[0])
+
+
+def _alone(model: Any, template: str, subject: str, layer: int) -> list[torch.Tensor]:
+    prompt = model.tokenize(template, subject)
+    with (
+        Trace(model.down_projection(layer), retain_input=True, clone=True) as down,
+        Trace(model.blocks[layer], clone=True) as block,
+        torch.no_grad(),
+    ):
+        model.module(input_ids=model.ids(prompt), use_cache=False)
+    states = (down.input, down.output, first_tensor(block.output))
+    return [state.reshape(len(prompt.input_ids), -1)[prompt.last_subject_token] for state in states]
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+def test_nothing_above_the_layer_is_run_and_a_shared_context_only_once() -> None:
+    model = tiny.language_model("llama")
+    contexts = Contexts(("{}", "To visit it, you have to travel to England. {}"))
+    seen: dict[int, int] = {}
+
+    def count(layer: int, output: torch.Tensor) -> torch.Tensor:
+        seen[layer] = seen.get(layer, 0) + first_tensor(output).shape[:2].numel()
+        return output
+
+    facts = [Fact("The capital of {} is", "Rome")] * 12
+    assert not model.blocks_return_tuples  # found out once, by a run
+    with ExitStack() as stack:
+        for layer in range(tiny.LAYERS):
+            hook = Trace(model.mlp(layer), edit_output=lambda output, _name, layer=layer: count(layer, output))
+            stack.enter_context(hook)
+        Subjects(model, facts, contexts).mean(1)
+    texts = [template.replace("{}", "The capital of Rome") for template in contexts.templates]
+    short, long = (len(model.tokenize(text).input_ids) for text in texts)
+    # Twelve equal rows share all but their last token.
+    assert seen == dict.fromkeys((0, 1), 2 * 12 + (short - 1) + (long - 1))

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rome_engine.edit import edit_fact, editor, editors
+from rome_engine.edit.closed_form import ClosedForm
 from rome_engine.edit.context import sample
-from rome_engine.edit.defaults import rome_default
+from rome_engine.edit.defaults import preset_for
 from rome_engine.edit.editor import Editor
 from rome_engine.edit.guard import Guard
 from rome_engine.edit.key import keys
@@ -21,7 +22,7 @@ from rome_engine.facts import Fact
 from rome_engine.model.hooks import Trace
 from rome_engine.stats import SecondMoment
 from tests import tiny
-from tests.edit.examples import FACT, LAYER, bit_equal, fitted, random_moment, state
+from tests.edit.examples import AT_START, FACT, LAYER, bit_equal, fitted, random_moment, state
 
 METHODS = ("rome", "r-rome")
 
@@ -42,10 +43,15 @@ def test_fit_leaves_the_model_alone_and_gives_a_rank_one_edit(family: str, metho
         assert change.relative_denominator == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2"])
-def test_the_edited_layer_gives_the_searched_value_at_the_bare_prompt(family: str) -> None:
-    """ROME's promise, kept by the model itself: where the search put h₀ + δ in, the edited weight now gives it."""
-    model = tiny.language_model(family)
+@pytest.mark.parametrize(
+    ("family", "changed"), [("gpt2", {}), ("gpt2", {"n_inner": tiny.D_MODEL}), ("llama", {}), ("olmo2", {})]
+)
+def test_the_edited_layer_gives_the_searched_value_at_the_bare_prompt(family: str, changed: dict[str, int]) -> None:
+    """ROME's promise, kept by the model itself: where the search put h₀ + δ in, the edited weight now gives it.
+
+    Trap 10: also where the shape of a Conv1D's weight does not tell which side is which.
+    """
+    model = tiny.language_model(family, **changed)
     steps: list[float] = []
     edit = fitted(model, "rome", progress=lambda _step, _steps, loss: steps.append(loss))
     assert edit.provenance.losses == (tuple(steps),)
@@ -161,6 +167,25 @@ def test_bad_facts_layers_and_moments_are_refused() -> None:
         fit(Fact("word " * 200 + "{} is", "Rome", target_new="Italy"))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_many_single_edits_are_those_of_each_fact_alone(method: str) -> None:
+    model, moments = tiny.language_model("llama"), {LAYER: random_moment(tiny.D_MLP)}
+    config = RomeConfig(LAYER, ValueConfig(steps=4, clamp=0.7), lengths=(3, 5))
+    facts = [FACT, AT_START, *(Fact("The capital of {} is", name, target_new="London") for name in ("France", "Japan"))]
+    before, chosen = state(model), editor(method)
+    assert isinstance(chosen, ClosedForm)
+    edits = chosen.fit_each(model, facts, moments, config)
+    assert bit_equal(model, before)
+    for fact, edit in zip(facts, edits, strict=True):
+        alone = chosen.fit(model, [fact], moments, config)
+        assert (edit.delta(LAYER) - alone.delta(LAYER)).norm() < 1e-3 * alone.delta(LAYER).norm()
+        assert edit.provenance.facts == (fact.to_dict(),) == alone.provenance.facts
+        assert edit.provenance.model_hash == alone.provenance.model_hash
+        edit.check(model)
+    assert not torch.allclose(edits[0].delta(LAYER), edits[1].delta(LAYER), rtol=0.1)
+    assert chosen.fit_each(model, [], moments, config) == []
+
+
 def test_a_target_that_is_already_the_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.language_model("llama")
     prompt = model.tokenize(FACT.prompt, FACT.subject)
@@ -175,7 +200,7 @@ def test_a_target_that_is_already_the_answer_is_refused(monkeypatch: pytest.Monk
 
 def test_edit_fact_takes_given_moments_and_the_default_layer() -> None:
     model = tiny.language_model("gpt2")
-    layer = rome_default(model.architecture).layer
+    (layer,) = preset_for(model, "rome").layers
     edit = edit_fact(
         model,
         FACT,
@@ -214,4 +239,4 @@ def test_methods_are_found_by_their_files() -> None:
 def test_a_model_nobody_published_a_layer_for_gets_one_by_its_depth() -> None:
     for family in tiny.FAMILIES:
         architecture = tiny.shared(family).architecture
-        assert 0 <= rome_default(architecture).layer < architecture.n_layers
+        assert 0 <= preset_for(tiny.shared(family), "rome").layers[-1] < architecture.n_layers

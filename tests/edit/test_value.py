@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from torch import Tensor
 
 from rome_engine.edit.context import Contexts
-from rome_engine.edit.value import Place, Question, ValueConfig, search
+from rome_engine.edit.question import Batch, Question
+from rome_engine.edit.value import Place, Progress, Value, ValueConfig, search
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
 from rome_engine.model.hooks import Trace, first_tensor, with_first_tensor
@@ -37,8 +36,7 @@ def test_equals_it_to_rounding_at_every_depth_in_float64(family: str, layer: int
 
 def _compare(model: LanguageModel, fact: Fact, layer: int, place: Place, tolerance: float = 1e-4) -> None:
     target = model.target_ids(fact.text, str(fact.target_new))
-    question = Question(model, fact, target, CONTEXTS)
-    found = search(question, layer, question.rows.capture([layer])[layer], CONFIG, place=place)
+    found = _search(model, fact, layer, CONFIG, place=place)
     initial, delta, losses = _brute_force(model, fact, target, layer, place)
     assert len(found.losses) == CONFIG.steps
     assert found.losses == pytest.approx(losses, rel=tolerance)
@@ -46,6 +44,21 @@ def _compare(model: LanguageModel, fact: Fact, layer: int, place: Place, toleran
     assert (found.initial - initial).norm() <= tolerance * initial.norm()
     assert (found.delta - delta).norm() <= tolerance * delta.norm()
     assert torch.equal(found.target, found.initial + found.delta)
+
+
+def _search(
+    model: LanguageModel,
+    fact: Fact,
+    layer: int,
+    config: ValueConfig,
+    *,
+    place: Place = "mlp",
+    progress: Progress | None = None,
+) -> Value:
+    """Of one fact alone."""
+    question = Question(model, fact, model.target_ids(fact.text, str(fact.target_new)), CONTEXTS)
+    [(_, value)] = search(Batch([question]), layer, config, place=place, progress=progress)
+    return value
 
 
 def _brute_force(
@@ -103,48 +116,48 @@ def _brute_force(
 
 def test_stops_below_the_wanted_loss_and_keeps_delta_within_the_clamp() -> None:
     model = tiny.shared("llama")
-    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
-    captured = question.rows.capture([1])[1]
-    full = search(question, 1, captured, ValueConfig(steps=12, clamp=0.5))
+    full = _search(model, FACT, 1, ValueConfig(steps=12, clamp=0.5))
     assert not full.stopped_early and len(full.losses) == 12
     assert full.delta.norm() == pytest.approx(0.5 * float(full.initial.norm()), rel=1e-3)  # it would be longer
-    early = search(question, 1, captured, ValueConfig(steps=12, clamp=0.5, stop_loss=full.losses[3] + 1e-6))
+    early = _search(model, FACT, 1, ValueConfig(steps=12, clamp=0.5, stop_loss=full.losses[3] + 1e-6))
     assert early.stopped_early and early.losses == full.losses[:4]
 
 
 def test_reports_each_step_and_lets_an_interrupt_through() -> None:
     model = tiny.shared("llama")
-    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
-    captured = question.rows.capture([1])[1]
     told: list[tuple[int, int, float]] = []
-    found = search(question, 1, captured, ValueConfig(steps=3), progress=lambda *step: told.append(step))
+    found = _search(model, FACT, 1, ValueConfig(steps=3), progress=lambda *step: told.append(step))
     assert told == [(index + 1, 3, loss) for index, loss in enumerate(found.losses)]
 
     def interrupt(*_step: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search(question, 1, captured, ValueConfig(steps=3), progress=interrupt)
+        _search(model, FACT, 1, ValueConfig(steps=3), progress=interrupt)
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
 
 
 def test_works_without_gradients_around_and_in_half_precision() -> None:
     model = tiny.language_model("llama", dtype=torch.bfloat16)
-    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
-    captured = question.rows.capture([1])[1]
     with torch.no_grad():
-        found = search(question, 1, captured, ValueConfig(steps=6))
+        found = _search(model, FACT, 1, ValueConfig(steps=6))
     assert found.delta.dtype == found.target.dtype == torch.float32
     assert found.losses[-1] < found.losses[0]
 
 
-def test_a_loss_that_is_no_number_is_an_error() -> None:
-    model = tiny.shared("llama")
-    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
-    captured = question.rows.capture([1])[1]
-    broken = dataclasses.replace(captured, after=captured.after * float("nan"))
-    with pytest.raises(EditError, match="layer 1 failed in step 1: the loss is nan"):
-        search(question, 1, broken, ValueConfig())
+def test_a_loss_that_is_no_number_names_the_fact_and_leaves_what_was_done() -> None:
+    model = tiny.language_model("llama")
+    questions = [
+        Question(model, fact, model.target_ids(fact.text, str(fact.target_new)), CONTEXTS) for fact in (FACT, AT_START)
+    ]
+    # A token that only the first of the two has behind its subject.
+    bare = questions[0].texts[0]
+    own = next(iter(set(bare.ids[bare.cut + 1 :]) - {token for row in questions[1].texts for token in row.ids}))
+    model.module.get_input_embeddings().weight.data[own] = float("nan")
+    searched = search(Batch(questions), 1, ValueConfig(stop_loss=1e9))
+    assert next(searched)[0] is questions[1]
+    with pytest.raises(EditError, match=r"Eiffel Tower .* → 'Rome, the capital' .*failed in step 1: the loss is nan"):
+        next(searched)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 0.0}, {"clamp": 0.0}, {"decay": -1.0}, {"kl": -1.0}])
@@ -157,9 +170,7 @@ def test_the_last_layer_is_refused_where_the_answer_comes_later() -> None:
     """What the last block puts out at one token reaches no other."""
     model = tiny.shared("llama")
     last = tiny.LAYERS - 1
-    question = Question(model, FACT, model.target_ids(FACT.text, "Rome"), CONTEXTS)
     with pytest.raises(EditError, match=f"layer {last} is the last one"):
-        search(question, last, question.rows.capture([last])[last], ValueConfig())
-    ends = Fact("The capital of France, and the Space Needle, {}", "Paris")
-    question = Question(model, ends, model.target_ids(ends.text, "Rome"), CONTEXTS)
-    search(question, last, question.rows.capture([last])[last], ValueConfig(steps=2))
+        _search(model, FACT, last, ValueConfig())
+    ends = Fact("The capital of France, and the Space Needle, {}", "Paris", target_new="Rome")
+    _search(model, ends, last, ValueConfig(steps=2))

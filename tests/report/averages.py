@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rome_engine.trace.average import FALLING, Average, AverageMap, Counts, Left
+from rome_engine.trace.average import Average, Counts, Left
+from rome_engine.trace.average_map import FALLING, AverageMap
 
 FACTS = 20
 
@@ -25,6 +26,7 @@ def build_map(kind: str = "hidden", **changes: Any) -> AverageMap:
         "facts": np.array([20, 11, 20, 20, 20, 20]), "mean": mean, "band_low": mean - 0.05, "band_high": mean + 0.05,
         "noise_se": np.full((6, 8), 0.01), "high": 0.7, "low": 0.2, "total_effect": 0.5, "total_low": 0.4,
         "total_high": 0.6, "peaks": np.array([[2, 1]] * 15 + [[5, 7]] * 5), "peak_facts": (None,) * FACTS,
+        "samples": 10,
     }  # fmt: skip
     return AverageMap(**{**fields, **changes})
 
@@ -35,8 +37,9 @@ def build_average(*maps: AverageMap, **changes: Any) -> Average:
     fields: dict[str, Any] = {
         "model": "tiny/model", "source": "facts.json", "metric": maps[0].metric,
         "counts": Counts(60, malformed=1, unknown=35, known=24, failed=2, traced=22), "threshold": 0.05,
-        "small_included": False, "samples": 10, "resamples": 1000, "seed": 1, "seconds": 3.5, "maps": maps,
-        "left": (Left(4, "f4", "unknown", "answered ' Rome'"),), "provenance": {"weights": "abc"},
+        "small_included": False, "resamples": 1000, "seed": 1, "seconds": 3.5, "maps": maps,
+        "left": (Left(4, "f4", "unknown", "answered ' Rome'"),),
+        "provenance": {"weights": "abc", "answer_tokens": "all"},
     }  # fmt: skip
     return Average(**{**fields, **changes})
 

@@ -116,9 +116,9 @@ def test_curves_in_the_terminal_the_figure_and_the_page(make_trace: Make, tmp_pa
     assert html.count('class="line line-2"') == 2 and "Heat maps" not in html  # the legend and the line
     match = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
     assert match is not None
-    group = json.loads(match.group(1))["groups"][0]
-    assert [Trace.from_dict(record).severed for record in group["records"]] == ["", "mlp", "attn"]
-    assert group["views"][0]["rows"] == ["whole model", "MLP severed", "attention severed"]
+    data = json.loads(match.group(1))
+    assert [Trace.from_dict(record).severed for record in data["download"]["record"]] == ["", "mlp", "attn"]
+    assert data["groups"][0]["views"][0]["rows"] == ["whole model", "MLP severed", "attention severed"]
 
 
 def test_corruptions_are_compared_in_the_terminal_and_on_the_page(make_trace: Make) -> None:

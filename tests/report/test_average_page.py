@@ -43,8 +43,9 @@ def test_sections_counts_and_caveat() -> None:
 
 def test_the_page_holds_the_averages_for_download() -> None:
     average = build_average()
-    groups = data_of(average_page(average))["groups"]
-    assert Average.from_dict(groups[0]["records"]).to_dict() == average.to_dict()
+    data = data_of(average_page(average))
+    groups = data["groups"]
+    assert Average.from_dict(data["download"]["record"]).to_dict() == average.to_dict()
     assert groups[0]["mode"] == "effect" and groups[0]["views"][0]["scores"] == average.maps[0].mean.tolist()
     assert groups[1]["views"][0]["scores"][2][1] == pytest.approx(75)  # per cent of the facts peak there
 
@@ -84,6 +85,28 @@ def test_a_small_mean_effect_names_no_cell() -> None:
     html = average_page(build_average(build_map(total_effect=0.03)))
     assert "too small to localise" in html and "Strongest cells" not in html
     assert data_of(html)["groups"][0]["views"][0]["ramp"] == "none"
+
+
+def test_a_switch_shows_every_metric() -> None:
+    kl = {"kl": (build_map(metric="kl", total_effect=-3.0),)}
+    html = average_page(build_average(build_map(), others=kl))
+    assert re.findall(r'name="metric" value="\d"[^>]*><span>(.*?)<', html) == ["Probability", "KL divergence"]
+    assert re.findall(r'<div class="metric"( hidden)?>', html) == ["", " hidden"]
+    assert len(re.findall(r'<svg viewBox="0 0 640 300" role="img"', html)) == 2  # curves of both
+    assert [group["views"][0]["orientation"] for group in data_of(html)["groups"]] == [1, 1, -1, 1]
+    assert 'name="metric"' not in average_page(build_average())
+
+
+def test_draws_are_told_of_noise_and_not_of_swaps() -> None:
+    html = average_page(build_average(build_map(), build_map(corruption="swap", samples=1)))
+    assert "(Gaussian noise 3s, 10 draws a fact; or subject swapped)" in html
+    assert "in probability of the whole answer" in html
+    row = {
+        **{"kind": "hidden", "window": 1, "head": None, "severed": "", "metric": "probability", "first": "gaussian:3s"},
+        **{"second": "swap", "cells": 48, "facts": 17, "correlation": 0.5, "note": None},
+    }
+    compared = average_page(build_average(agreement=(row, {**row, "metric": "kl"})))
+    assert compared.count("Agreement of corruptions") == 1 and '<td class="number">17</td>' in compared
 
 
 def test_no_maps_is_an_error() -> None:

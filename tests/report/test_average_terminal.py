@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from io import StringIO
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
 from rome_engine.report.average_terminal import average_text
-from rome_engine.trace.average import Average
+from rome_engine.trace.average import Average, Left
 from tests.report.averages import build_average, build_map, head_maps
 
 
@@ -35,6 +36,21 @@ def test_counts_totals_maps_and_strongest_cells() -> None:
 @pytest.mark.parametrize("width", [30, 60, 100])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     assert max(map(cell_len, drawn(build_average(), width).splitlines())) <= width
+
+
+def test_failures_are_counted_and_the_first_of_them_named() -> None:
+    left = [Left(number, None, "failed", f"reason {number}") for number in range(1, 6)]
+    text = " ".join(drawn(build_average(left=(Left(9, None, "unknown", "no"), *left))).split())
+    assert "5 failed, and the first: record 1: reason 1; record 2: reason 2; record 3: reason 3." in text
+    assert "reason 4" not in text and "and the first" not in drawn(build_average())
+
+
+def test_the_noise_draws_own_error_is_told() -> None:
+    noisy, swap = build_map(noise_se=np.full((6, 8), 0.012)), build_map(corruption="swap", noise_se=np.zeros((6, 8)))
+    unknown = build_map(noise_se=np.full((6, 8), np.nan))
+    assert "standard error, which is at most 0.012" in " ".join(drawn(build_average(noisy, swap)).split())
+    assert "cannot be told from one draw" in " ".join(drawn(build_average(unknown)).split())
+    assert "noise draws" not in drawn(build_average(swap))
 
 
 def test_metrics_that_fall_are_strong_where_they_fall() -> None:

@@ -7,12 +7,13 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rome_engine.errors import StorageError, TraceError
-from rome_engine.report.page import Maps, Section, Table, Text, page, save_page
+from rome_engine.report.page import Download, Maps, Section, Table, Text, page, save_page
 from rome_engine.report.trace_page import trace_page
-from rome_engine.trace.result import Trace
+from rome_engine.trace.result import Trace, Values
 
 EVIL = "</script><script>alert(1)</script><b onload=x>\"'&"
 
@@ -47,8 +48,9 @@ def data_of(html: str) -> Any:
 
 
 def test_the_page_holds_the_trace_exactly(three: list[Trace]) -> None:
-    group = data_of(trace_page(three))["groups"][0]
-    for view, record, trace in zip(group["views"], group["records"], three, strict=True):
+    data = data_of(trace_page(three))
+    views, records = data["groups"][0]["views"], data["download"]["record"]
+    for view, record, trace in zip(views, records, three, strict=True):
         read = Trace.from_dict(record)
         assert view["scores"] == trace.scores.tolist()
         assert (read.scores == trace.scores).all()
@@ -68,11 +70,12 @@ def test_hostile_text_is_harmless_wherever_it_stands(make_trace: Callable[..., T
         provenance={EVIL: [EVIL]},
     )
     sections: list[Section] = [Text(EVIL, [EVIL]), Table(EVIL, [EVIL], [[EVIL]], EVIL), Maps(EVIL, [trace])]
-    for html in (trace_page([trace]), page(EVIL, sections)):
+    named = page(EVIL, {EVIL: sections, "b": []}, Download(EVIL, trace.to_dict()))
+    for html in (trace_page([trace]), named):
         outline = Outline(html)
         assert outline.count("script") == 2 and outline.count("b") == 0
         assert not any(name.startswith("onload") for _, attributes in outline.tags for name in attributes)
-        assert data_of(html)["groups"][-1]["records"]["tokens"] == list(tokens)
+        assert data_of(html)["download"]["record"]["tokens"] == list(tokens)
 
 
 def test_nothing_is_fetched_from_anywhere(three: list[Trace]) -> None:
@@ -111,7 +114,7 @@ def test_numbers_that_json_lacks_become_null(make_trace: Callable[..., Trace]) -
     scores = make_trace().scores.copy()
     scores[2, 1], scores[3, 3] = nan, inf
     html = trace_page([make_trace(scores=scores, low=nan, provenance={"odd": nan})])
-    trace = data_of(html)["groups"][0]["records"]
+    trace = data_of(html)["download"]["record"]
     assert trace["scores"][2][1] is None and trace["scores"][3][3] is None and trace["low"] is None
     assert "low –" in html
 
@@ -148,6 +151,32 @@ def test_every_map_can_be_reached_and_is_described(three: list[Trace]) -> None:
     assert len(maps) == 3 and all(each["tabindex"] == "0" and each["aria-label"] for each in maps)
     assert {each["aria-describedby"] for each in maps} <= set(ids)
     assert len(ids) == len(set(ids))
+
+
+def test_a_switch_shows_one_metric_at_a_time(make_trace: Callable[..., Trace]) -> None:
+    kl = Values(0.0, 3.0, np.full((5, 4), 1.5), np.zeros((5, 4)))
+    both = [make_trace(kind=kind, others={"kl": kl}) for kind in ("hidden", "mlp")]
+    html = trace_page(both)
+    radios = [one for tag, one in Outline(html).tags if tag == "input" and one.get("name") == "metric"]
+    shown = [one for _, one in Outline(html).tags if one.get("class") == "metric"]
+    assert re.findall(r'name="metric" value="\d"[^>]*><span>(.*?)<', html) == ["Probability", "KL divergence"]
+    assert ["checked" in one for one in radios] == [True, False]
+    assert ["hidden" in one for one in shown] == [False, True]
+    data = data_of(html)
+    assert [group["views"][1]["scores"][0][0] for group in data["groups"]] == [0.1, 1.5]
+    assert [group["views"][0]["orientation"] for group in data["groups"]] == [1, -1]
+    assert re.findall(r'data-group="(\d)"', html) == ["0", "1"]
+    assert html.count("the probability of the answer") == html.count("the KL divergence from the clean run") == 1
+    kl_first = trace_page([one.of("kl") for one in both])
+    assert re.findall(r'name="metric" value="\d"[^>]*><span>(.*?)<', kl_first) == ["KL divergence", "Probability"]
+    assert data["download"]["record"] == [json.loads(json.dumps(one.to_dict())) for one in both]
+
+
+def test_one_metric_needs_no_switch(make_trace: Callable[..., Trace]) -> None:
+    other = make_trace(others={"kl": Values(0.0, 3.0, np.full((5, 4), 1.5))})
+    for traces in ([make_trace()], [make_trace(), other], [make_trace(), other.of("kl")]):
+        assert 'name="metric"' not in trace_page(traces)
+    assert 'name="metric"' in trace_page([other])
 
 
 def test_no_traces_is_an_error() -> None:

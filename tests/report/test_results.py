@@ -49,4 +49,4 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"\.parquet"):
         save_lens(lens(tiny.shared("llama"), PROMPT), tmp_path / "lens.txt")
     with pytest.raises(StorageError, match=r"\.csv"):
-        save_attribution(attribute(tiny.shared("llama"), PROMPT), tmp_path / "attribution.html")
+        save_attribution(attribute(tiny.shared("llama"), PROMPT), tmp_path / "attribution.txt")

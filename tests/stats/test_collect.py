@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rome_engine.errors import StatisticsError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import Corpus, Sampling, SecondMoment, collect
-from rome_engine.stats.collect import FIRST_TOKEN_OUTLIER
+from rome_engine.stats.layer_keys import FIRST_TOKEN_OUTLIER
 from tests import tiny
 from tests.stats.texts import corpus
 

@@ -222,6 +222,26 @@ class TestFile:
         assert not torch.equal(back, made.matrix())
         assert (tmp_path / "m.safetensors").stat().st_size < 4 * D * (D + 1) // 2 + 2000
 
+    def test_float16_is_rounded_as_correlations(self, tmp_path: Path) -> None:
+        k = keys(5000)
+        k[:, 7] = 0
+        made = moment(k, provenance=provenance())
+        made.save(tmp_path / "m.safetensors", dtype="float16")
+        back, path = SecondMoment.load(tmp_path / "m.safetensors"), tmp_path / "m.safetensors"
+        roots = made.matrix().diagonal().sqrt()
+        assert bool(((back.matrix() - made.matrix()).abs() <= 2.0**-11 * torch.outer(roots, roots)).all())
+        assert (back.count, back.d, back.provenance) == (5000, D, provenance())
+        assert torch.allclose(back.matrix().diagonal(), made.matrix().diagonal(), rtol=1e-12)
+        assert path.stat().st_size < 2 * D * (D + 1) // 2 + 8 * D + 2000
+        assert back.precision == torch.finfo(torch.float16).eps
+
+    def test_float16_of_independent_numbers_solves_well(self, tmp_path: Path) -> None:
+        """Unlike sizes do not matter, unlike in a matrix rounded as it is."""
+        k = torch.randn(5000, D, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 4, D)
+        made, rhs = moment(k), k[:3].T.double()
+        made.save(tmp_path / "m.safetensors", dtype="float16")
+        assert off(SecondMoment.load(tmp_path / "m.safetensors").solve(rhs), made.solve(rhs)) < 1e-3
+
     def test_updates_go_on_after_loading(self, tmp_path: Path) -> None:
         k = keys(700)
         moment(k[:300]).save(tmp_path / "m.safetensors", dtype="float64")

@@ -70,6 +70,7 @@ class TestScript:
         texts = [corpus(tmp_path, 40, "a.txt"), corpus(tmp_path, 50, "b.txt")]
         out = tmp_path / "data"
         common = ["--model", str(tmp_path / "model"), "--out", str(out), "--length", "32", "--tokens", "900"]
+        common += ["--cache", str(tmp_path / "cache")]
         for text in texts:
             common += ["--corpus", str(text.paths[0])]
         assert self.run(*common, "--layers", "1,3") == 0
@@ -78,5 +79,8 @@ class TestScript:
             assert moment.provenance is not None and moment.provenance.corpus_name == "a + b"
             assert 0 < moment.count <= 900
         assert "layer 3" in capsys.readouterr().out
+        large = (out / shipped_name(model.weight_hash(), 3)).stat().st_size
+        assert self.run(*common, "--layers", "3", "--dtype", "float16") == 0
+        assert (out / shipped_name(model.weight_hash(), 3)).stat().st_size < large
         assert self.run(*common, "--layers", "9") == 2
         assert capsys.readouterr().err.count("\n") == 1

@@ -28,6 +28,18 @@ def known_facts(model: LanguageModel, count: int) -> list[Fact]:
     raise AssertionError("this tiny model never answers with a word")
 
 
+def whole_facts(model: LanguageModel, count: int) -> list[Fact]:
+    """So many facts whose `target_true` is what this model says next, of two tokens."""
+    found = []
+    for fact in known_facts(model, 3 * count):
+        tokens = model.generate([model.tokenize(fact.prompt, fact.subject, "auto")], 2)[0]
+        text = model.text(tokens).strip()
+        if "\ufffd" not in text and model.target_ids(fact.text, text) == tokens:
+            found.append(replace(fact, target_true=text))
+    assert len(found) >= count, "this tiny model seldom answers with two tokens"
+    return found[:count]
+
+
 def answer_of(model: LanguageModel, fact: Fact) -> str | None:
     """The model's answer as a target, or None where its text has other tokens."""
     token = int(model.next_token_logits(model.tokenize(fact.prompt, fact.subject, "auto")).argmax())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rome_engine.trace.agreement import agreement, average_agreement
-from rome_engine.trace.average import AverageMap
+from rome_engine.trace.average_map import AverageMap
 from rome_engine.trace.result import Trace
 
 
@@ -106,9 +106,12 @@ def test_averages_are_compared_by_role_and_layer() -> None:
     numbers = np.random.default_rng(1)
     left, right = numbers.normal(size=(2, 6, 4))
     right[1] = np.nan  # a role that no fact has
-    rows = average_agreement([averaged(left), averaged(right, corruption="swap"), averaged(left, kind="attn")])
-    (row,) = rows
+    maps = [averaged(left), averaged(right, corruption="swap"), averaged(left, kind="attn")]
+    (row,) = average_agreement(maps, [left, right, left], 7)
     kept = [0, 2, 3, 4, 5]
     wanted = spearman([float(one) for one in left[kept].flat], [float(one) for one in right[kept].flat])
-    assert row["correlation"] == pytest.approx(wanted) and row["cells"] == 20
+    assert row["correlation"] == pytest.approx(wanted) and (row["cells"], row["facts"]) == (20, 7)
     assert (row["first"], row["second"], row["kind"]) == ("gaussian:3s", "swap", "mlp")
+    nothing = np.full((6, 4), np.nan)
+    (row,) = average_agreement(maps[:2], [nothing, nothing], 0)
+    assert row["correlation"] is None and row["note"] == "no fact localises under all"

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from rome_engine.errors import TraceError
 from rome_engine.trace import Settings, Trace, Tracer
-from rome_engine.trace.average import Average, AverageMap, Counts, Left
+from rome_engine.trace.average import Average, Counts, Left
+from rome_engine.trace.average_map import AverageMap
 from rome_engine.trace.averaging import average
 from rome_engine.trace.metrics import METRICS
 from rome_engine.trace.per_fact import FactMaps
@@ -222,6 +224,38 @@ def test_the_threshold_is_of_each_corruption() -> None:
     assert [(one.averaged, one.small) for one in averaged(facts).maps] == [(2, 0), (1, 1)]
 
 
+def test_corruptions_are_compared_on_the_facts_that_both_let_localise() -> None:
+    """A fact that only one of them lets localise is in that one's mean, and not in the comparison."""
+    strong = [hand_made(seed) for seed in range(4)]
+    swapped = [hand_made(10 + seed, corruption="swap", high=0.12 if seed == 3 else 0.9) for seed in range(4)]
+    facts: list[tuple[str | None, FactMaps]] = [
+        (None, FactMaps.of([one, other])) for one, other in zip(strong, swapped, strict=True)
+    ]
+    found = averaged(facts)
+    assert [one.averaged for one in found.maps] == [4, 3] and [one.samples for one in found.maps] == [10, 1]
+    rows = {row["metric"]: row for row in found.agreement}
+    assert {metric: row["facts"] for metric, row in rows.items()} == {"probability": 3, "kl": 3}
+    assert rows["probability"] == averaged(facts[:3]).agreement[0]  # as if the fourth were not there
+    own = spearmanr(*(one.mean.ravel() for one in found.maps)).statistic
+    assert rows["probability"]["correlation"] != pytest.approx(own)
+    wider = averaged(facts, include_small=True)
+    assert wider.agreement[0]["facts"] == 4
+    assert wider.agreement[0]["correlation"] == pytest.approx(
+        spearmanr(*(one.mean.ravel() for one in wider.maps)).statistic
+    )
+
+
+def test_every_measured_metric_is_averaged_and_the_asked_one_first() -> None:
+    facts = facts_of(*(hand_made(seed) for seed in range(3)))
+    found, other = averaged(facts), averaged(facts, metric="kl")
+    assert found.metrics == ("probability", "kl") and other.metrics == ("kl", "probability")
+    assert found.of("kl").to_dict() == other.to_dict()
+    assert found.of("kl").of("probability").to_dict() == found.to_dict()
+    assert {row["metric"] for row in found.rows()} == {"probability", "kl"}
+    with pytest.raises(TraceError, match="have no metric 'rank': they have probability, kl"):
+        found.of("rank")
+
+
 def test_the_mean_of_nothing_is_an_error_that_says_why() -> None:
     counts = Counts(records=9, malformed=2, unknown=4, skipped=1, known=2, failed=2)
     left = [Left(3, None, "failed", "the layer is missing")]
@@ -269,6 +303,7 @@ def test_the_record_comes_back_through_json() -> None:
 def test_rows_are_tidy_and_leave_out_roles_that_no_fact_has() -> None:
     found = averaged(facts_of(*(hand_made(seed, subject=(1, 2)) for seed in range(3))))
     rows = found.rows()
+    rows = [row for row in rows if row["metric"] == "probability"]
     assert len(rows) == 4 * LAYERS and {row["role"] for row in rows} == set(ROLES[2:])
     row = next(row for row in rows if row["role"] == ROLES[5] and row["layer"] == 1)
     assert row["mean"] == found.maps[0].mean[5, 1] and row["facts"] == 3

@@ -9,7 +9,7 @@ import pytest
 from rome_engine.facts import Fact
 from rome_engine.trace import known
 from tests import tiny
-from tests.trace.known_facts import known_facts
+from tests.trace.known_facts import known_facts, whole_facts
 
 
 @pytest.mark.parametrize("family", ["neox", "llama"])
@@ -21,6 +21,19 @@ def test_facts_of_the_models_own_answers_are_known_and_others_are_not(family: st
     assert [verdict.status for verdict in verdicts] == ["known", "unknown"] * 9
     assert all("the model answers" in verdict.reason for verdict in verdicts[1::2])
     assert len({len(model.tokenize(fact.prompt, fact.subject, "auto").input_ids) for fact in right}) > 2
+
+
+def test_every_token_of_an_answer_counts_unless_only_the_first_one_does() -> None:
+    """The model's own continuation is known whole; with another last token only its first one is."""
+    model = tiny.shared("neox")
+    (whole,) = whole_facts(model, 1)
+    first = model.text(model.target_ids(whole.text, whole.target_true or "")[:1]).strip()
+    wrong = replace(whole, target_true=f"{first} Seattle")
+    both = [whole, wrong]
+    assert [one.status for one in known.ask(model, both)] == ["known", "unknown"]
+    assert [one.status for one in known.ask(model, both, answer_tokens="first")] == ["known", "known"]
+    reason = known.ask(model, both)[1].reason
+    assert reason.startswith("after ") and "the model answers" in reason and "not ' Seattle'" in reason
 
 
 def test_the_policy_of_the_document_start_counts() -> None:

@@ -57,6 +57,18 @@ def test_several_kinds_share_one_run() -> None:
         np.testing.assert_allclose(one.scores, alone.scores, rtol=1e-5)
 
 
+def test_what_is_asked_for_twice_is_made_once() -> None:
+    settings = Settings(
+        kinds=("mlp", "hidden", "mlp"), windows=(2, 2), corruptions=("3s", "gaussian:3s", 3e-1, "gaussian:0.30"),
+        severed=("", "mlp+attn", "attn + mlp", ""), samples=2,
+    )  # fmt: skip
+    found = trace_maps(tiny.shared("gpt2"), PROMPT, SUBJECT, settings)
+    made = [(one.corruption, one.severed, one.kind) for one in found]
+    assert len(set(made)) == len(made) == 8
+    assert {one.severed for one in found} == {"", "mlp+attn"} and made[0] == ("gaussian:3s", "", "mlp")
+    assert Settings(corruptions=("3s", "uniform:3s")).resolved.corruptions == ("3s", "uniform:3s")  # not the same
+
+
 def test_every_corruption_graph_and_head_makes_its_maps() -> None:
     model = tiny.shared("llama")
     settings = Settings(

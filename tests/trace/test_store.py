@@ -26,7 +26,7 @@ from rome_engine.trace.factfile import FactFile, Malformed, read_facts
 from rome_engine.trace.over_facts import asked, configuration, trace_facts
 from rome_engine.trace.store import RunStore, check_run
 from tests import tiny
-from tests.trace.known_facts import fact_file, known_facts
+from tests.trace.known_facts import fact_file, known_facts, whole_facts
 
 SETTINGS = Settings(kinds=("hidden", "mlp"), windows=(2,), corruptions=(1.0,), samples=2, positions="last-subject,last")
 Run = Callable[..., Average]
@@ -88,6 +88,35 @@ def test_every_fact_is_traced_as_it_is_alone(run: Run, model: LanguageModel, fac
     traces = [Tracer(model, SETTINGS).maps(replace(fact, target_true=None))[0] for fact in known]
     last = np.mean([trace.indirect_effect[-1] for trace in traces], axis=0)
     np.testing.assert_allclose(found.maps[0].mean[5], last, rtol=1e-12)
+
+
+def test_the_whole_answer_is_scored_unless_only_the_first_token_counts(
+    run: Run, model: LanguageModel, facts: FactFile, tmp_path: Path
+) -> None:
+    several = {"facts": fact_file(whole_facts(model, 2))}
+    whole, first = run("whole.sqlite", **several), run("first.sqlite", answer_tokens="first", **several)
+    assert (whole.counts.traced, first.counts.traced) == (2, 2)
+    given = [fact for _, fact in several["facts"].facts]
+    for found, asked_of in ((whole, given), (first, [replace(fact, target_true=None) for fact in given])):
+        alone = [Tracer(model, SETTINGS).maps(fact)[0] for fact in asked_of]
+        assert found.maps[0].high == pytest.approx(np.mean([one.high for one in alone]), rel=1e-12)
+        np.testing.assert_allclose(
+            found.maps[0].mean[5], np.mean([one.indirect_effect[-1] for one in alone], axis=0), rtol=1e-12
+        )
+    assert whole.maps[0].high < first.maps[0].high
+    with pytest.raises(TraceError, match="was made with answer_tokens all, and now it is first"):
+        run("whole.sqlite", answer_tokens="first", **several)
+    # Answers of one token are the same either way.
+    one, other = run("a.sqlite"), run("b.sqlite", answer_tokens="first")
+    np.testing.assert_allclose(one.maps[0].mean, other.maps[0].mean, rtol=1e-12)
+
+
+def test_a_preset_scores_the_first_token(facts: FactFile) -> None:
+    preset = replace(SETTINGS, preset="rome", positions="all")
+    assert asked(facts, preset)["answer_tokens"] == asked(facts, preset, "first")["answer_tokens"] == "first"
+    assert asked(facts, SETTINGS)["answer_tokens"] == "all"
+    with pytest.raises(TraceError, match="the preset rome scores an answer's first token: leave answer_tokens out"):
+        asked(facts, preset, "all")
 
 
 def test_interrupted_and_gone_on_with_is_bit_for_bit_the_same(run: Run, tmp_path: Path) -> None:

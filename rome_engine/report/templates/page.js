@@ -68,6 +68,11 @@
       const svg = this.cells.querySelector("svg");
       svg.setAttribute("viewBox", `0 0 ${this.layers} ${this.tokens}`);
       this.rects = this.scores.map((row, y) => row.map((_, x) => drawn(svg, "rect", { x, y, width: 1, height: 1 })));
+      /* A line without length and with round ends is a dot whatever the cells' shape. */
+      this.view.exact?.forEach((row, y) => row.forEach((exact, x) => {
+        if (!known(exact)) return;
+        for (const part of ["ring", "dot"]) drawn(svg, "path", { class: part, d: `M${x + 0.5} ${y + 0.5}h0` });
+      }));
       this.cells.classList.toggle("gaps", this.view.missing);
       const step = [1, 2, 5, 10, 20, 50].find((each) => this.layers / each <= 8) || 100;
       for (let layer = 0; layer < this.layers; layer += step) {
@@ -128,6 +133,10 @@
         ? [`${this.view.measure} ${number(score, this.view.diverging)}`]
         : [`${this.view.measure} ${number(score)}`, `indirect effect ${number(this.effect(score), true)}`];
       if (this.view.bands) parts.push(`95 % [${this.view.bands.map((side) => number(side[token][layer], true)).join(", ")}]`);
+      if (this.view.exact) {
+        const exact = this.view.exact[token][layer];
+        parts.push(known(exact) ? `exactly ${number(exact, true)}` : "not verified");
+      }
       return [`“${this.view.rows[token]}” · layer ${layer}`, parts.join(" · ")];
     }
 
@@ -265,8 +274,8 @@
   }
 
   const all = [];
-  for (const group of document.querySelectorAll(".maps")) {
-    const { views, records, file, mode, modes } = data.groups[Number(group.dataset.group)];
+  const begin = (group) => {
+    const { views, mode, modes } = data.groups[Number(group.dataset.group)];
     const settings = { mode, modes, scale: "own", views };
     const figures = [...group.querySelectorAll("figure")];
     const maps = figures.map((figure, index) => new HeatMap(figure, views[index], settings));
@@ -283,14 +292,26 @@
         maps.forEach((map) => map.paint());
       }
     });
-    group.querySelector(".download")?.addEventListener("click", () => {
-      download(file, records);
-    });
+    maps.forEach((map) => map.paint());
     all.push(...maps);
+  };
+  /* The maps of a metric are made when it is first shown. */
+  const metrics = [...document.querySelectorAll("main > .metric")];
+  const begun = new Set();
+  const show = (chosen) => {
+    metrics.forEach((metric, index) => { metric.hidden = index !== chosen; });
+    if (!begun.has(chosen)) metrics[chosen].querySelectorAll(".maps").forEach(begin);
+    begun.add(chosen);
+  };
+  const controls = document.querySelector(".page-controls");
+  if (controls) {
+    controls.hidden = false;
+    controls.addEventListener("change", (event) => show(Number(event.target.value)));
+    controls.querySelector(".download")?.addEventListener("click", () => download(data.download.name, data.download.record));
   }
+  show(0);
   const repaint = () => all.forEach((map) => map.paint());
   dark.addEventListener("change", repaint);
   addEventListener("beforeprint", () => { printing = true; repaint(); });
   addEventListener("afterprint", () => { printing = false; repaint(); });
-  repaint();
 })();

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rome_engine.errors import PromptError, StorageError
+from rome_engine.fact_files import read_facts
 from rome_engine.facts import Fact
 from rome_engine.resources import data_file
-from rome_engine.trace.factfile import read_facts
 
 OWN = {"prompt": "{} is in", "subject": "The Louvre", "target_true": "Paris", "id": "louvre", "paraphrases": ["Where?"]}
 KNOWN = {
@@ -26,6 +26,7 @@ KNOWN = {
 }
 COUNTERFACT = {
     "case_id": 20952,
+    "pararel_idx": 5,
     "requested_rewrite": {
         "prompt": "{} is located in",
         "relation_id": "P30",
@@ -34,8 +35,32 @@ COUNTERFACT = {
         "subject": "Angola",
     },
     "paraphrase_prompts": ["A plaque. Angola belongs to"],
-    "neighborhood_prompts": ["Ghana is in"],
+    "neighborhood_prompts": ["Ghana is in", "Mali is in"],
+    "attribute_prompts": ["Ross Island is in"],
+    "generation_prompts": ["Angola's coast"],
 }
+FLAT = {
+    "case_id": 7,
+    "prompt": "The tongue of Edith Piaf is",
+    "subject": "Edith Piaf",
+    "target_new": "Danish",
+    "ground_truth": "French",
+    "rephrase_prompt": "Where Edith Piaf lived, people ate",
+    "locality_prompt": "The tongue of Voltaire is",
+    "locality_ground_truth": "French",
+}
+ZSRE = {
+    "subject": "Halley's Comet",
+    "src": "Who gave Halley's Comet its name?",
+    "pred": "Newton",
+    "rephrase": "By whom was Halley's Comet named?",
+    "alt": "Tycho Brahe",
+    "answers": ["Edmond Halley", "Halley"],
+    "loc": "nq question: who wrote the song",
+    "loc_ans": "Nobody",
+    "cond": "Newton >> Tycho Brahe || Who gave Halley's Comet its name?",
+}
+ALL = [OWN, KNOWN, COUNTERFACT, FLAT, ZSRE]
 
 
 @pytest.fixture
@@ -48,26 +73,72 @@ def written(tmp_path: Path) -> Any:
     return write
 
 
-def test_the_three_schemas(written: Any) -> None:
-    path = written([OWN, KNOWN, COUNTERFACT])
+def test_every_schema(written: Any) -> None:
+    path = written(ALL)
     found = read_facts(path)
-    assert [number for number, _ in found.facts] == [1, 2, 3] and not found.malformed and found.records == 3
-    own, known, counterfact = (fact for _, fact in found.facts)
+    assert [number for number, _ in found.facts] == [1, 2, 3, 4, 5] and not found.malformed and found.records == 5
+    own, known, counterfact, flat, zsre = (fact for _, fact in found.facts)
     assert own == Fact.from_dict(OWN)
     assert known == Fact(
         "{} is located in the continent of", "Vinson Massif", target_true="Antarctica", relation="P30", id="0"
     )
     assert counterfact == Fact(
-        "{} is located in", "Angola", target_true="Africa", target_new="Antarctica", relation="P30", id="20952"
+        "{} is located in",
+        "Angola",
+        target_true="Africa",
+        target_new="Antarctica",
+        paraphrases=("A plaque. Angola belongs to",),
+        neighbourhood=("Ghana is in", "Mali is in"),
+        generation=("Angola's coast",),
+        relation="P30",
+        id="20952",
+    )
+    assert flat == Fact(
+        "The tongue of {} is",
+        "Edith Piaf",
+        target_true="French",
+        target_new="Danish",
+        neighbourhood=("The tongue of Voltaire is",),
+        generation=("Where Edith Piaf lived, people ate",),
+        id="7",
+    )
+    assert zsre == Fact(
+        "Who gave {} its name?",
+        "Halley's Comet",
+        target_true="Edmond Halley",
+        target_new="Tycho Brahe",
+        paraphrases=("By whom was Halley's Comet named?",),
     )
     assert found.name == "facts.json" and found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_a_neighbour_with_another_answer_is_none(written: Any) -> None:
+    ((_, flat),) = read_facts(written([{**FLAT, "locality_ground_truth": "Italian"}])).facts
+    assert flat.neighbourhood == ()
+
+
 def test_lines_are_the_same_facts(written: Any) -> None:
-    lines = "\n".join(json.dumps(record) for record in (OWN, KNOWN, COUNTERFACT)) + "\n\n"
-    assert read_facts(written(lines, "facts.jsonl")).facts == read_facts(written([OWN, KNOWN, COUNTERFACT])).facts
+    lines = "\n".join(json.dumps(record) for record in ALL) + "\n\n"
+    assert read_facts(written(lines, "facts.jsonl")).facts == read_facts(written(ALL)).facts
     marked = written("\ufeff" + lines.replace("\n", "\r\n"), "marked.jsonl")  # as some editors save
-    assert read_facts(marked).facts == read_facts(written([OWN, KNOWN, COUNTERFACT])).facts
+    assert read_facts(marked).facts == read_facts(written(ALL)).facts
+
+
+def test_a_table_is_the_same_facts(written: Any) -> None:
+    table = (
+        "prompt,subject,target_true,id,paraphrases,neighbourhood\n"
+        "{} is in,The Louvre,Paris,louvre,Where?,\n"
+        '\n"Where, pray, is {}",The Tate,,,"Find | Go to ","[""one, two"", ""a | b""]"\n'
+        '"{}\nis in",Rome,[sic],,,[broken\n'
+    )
+    found = read_facts(written(table, "facts.csv"))
+    first, second, third = (fact for _, fact in found.facts)
+    assert first == Fact.from_dict(OWN)
+    assert second == Fact(
+        "Where, pray, is {}", "The Tate", paraphrases=("Find", "Go to"), neighbourhood=("one, two", "a | b")
+    )
+    assert third == Fact("{}\nis in", "Rome", target_true="[sic]", neighbourhood=("[broken",))
+    assert found.lines == ((1, 2), (2, 4), (3, 5))
 
 
 def test_the_packages_own_facts() -> None:
@@ -85,6 +156,14 @@ MALFORMED = [
     ({**OWN, "prompt": "no place"}, "does not occur"),
     ({**OWN, "prompt": "{} and {}"}, "exactly once"),
     ({**OWN, "color": "red"}, "unknown fields color"),
+    ({**KNOWN, "color": "red", "age": 3}, "unknown fields age, color: known are attribute"),
+    ({**COUNTERFACT, "color": "red"}, "unknown fields color"),
+    ({**FLAT, "color": "red"}, "unknown fields color"),
+    ({**ZSRE, "color": "red"}, "unknown fields color"),
+    ({**ZSRE, "subject": "Halley's Comets"}, "does not occur"),
+    ({**ZSRE, "alt": None}, "has no text 'alt'"),
+    ({**ZSRE, "answers": "Halley"}, "'answers' is no list of texts"),
+    ({**FLAT, "subject": "e"}, "occurs 2 times"),
     ({**OWN, "target_true": ["Paris"], "subject": 4}, "of a fact is no text"),
     ({**OWN, "target_true": ["Paris"]}, "'target_true'"),
     ({**OWN, "paraphrases": "Where?"}, "'paraphrases'"),
@@ -114,6 +193,18 @@ def test_a_broken_line_is_a_malformed_record(written: Any) -> None:
     assert found.malformed[0].number == 2 and "no JSON" in found.malformed[0].reason
 
 
+def test_where_a_record_stands_is_told(written: Any) -> None:
+    found = read_facts(written(f"\n{json.dumps(OWN)}\n\n{{broken\n", "facts.jsonl"))
+    assert found.malformed[0].place == "line 4" and found.malformed[0].number == 2
+    assert read_facts(written([OWN, 3])).malformed[0].place == "record 2"
+    table = "prompt,subject,colour\n{} is in,Rome\n{} is in,Rome,red\n{} is in,Rome,,4\n"
+    found = read_facts(written(table, "facts.csv"))
+    assert [(one.place, one.reason.partition(":")[0]) for one in found.malformed] == [
+        ("line 3", "unknown fields colour in a fact"),
+        ("line 4", "the row has 4 cells under 3 columns"),
+    ]
+
+
 def test_files_that_cannot_be_used(written: Any, tmp_path: Path) -> None:
     for content, said in (("{broken", "it is no JSON"), (json.dumps(OWN) + "\n" + json.dumps(KNOWN), "facts.jsonl")):
         with pytest.raises(StorageError, match=said):
@@ -122,6 +213,15 @@ def test_files_that_cannot_be_used(written: Any, tmp_path: Path) -> None:
         read_facts(written(OWN))
     with pytest.raises(StorageError, match="no JSON"):
         read_facts(written("[" * 100_000))
+    for table, said in (
+        ("a,a\n1,2", "none twice"),
+        ("a,\n1,2", "name each column"),
+        ('a,b\n"x"y,', "line 2 is no CSV"),
+    ):
+        with pytest.raises(StorageError, match=said):
+            read_facts(written(table, "facts.csv"))
+    with pytest.raises(PromptError, match="no usable fact among the 0 records"):
+        read_facts(written("", "facts.csv"))
     with pytest.raises(StorageError, match="check the path"):
         read_facts(tmp_path / "none.json")
     with pytest.raises(StorageError, match="cannot read"):

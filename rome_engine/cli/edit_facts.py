@@ -1,0 +1,177 @@
+"""`rome-engine edit-facts`: rewrite the facts of a file in one edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rome_engine.cli import editing, options, output
+from rome_engine.cli.loading import load
+
+if TYPE_CHECKING:
+    from rome_engine.bench.effects import Asking, Effect
+    from rome_engine.fact_files import FactFile
+    from rome_engine.model.language_model import LanguageModel
+
+_REMEDY = "correct them, or give --skip-bad to leave them out"
+
+
+def command(
+    facts: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Facts with their new targets: a JSON list, one JSON object a line (.jsonl) or a table (.csv); this "
+            "program's own (prompt, subject, target_new), CounterFact's or zsRE's.",
+        ),
+    ],
+    model: options.Model = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="memit, or another method that takes many facts at once.")
+    ] = "memit",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Rewrite only the first N facts that can be used.")
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            metavar=options.FLAG,
+            help="Leave out records that cannot be used (malformed, contradictory, repeated, answered so already).",
+        ),
+    ] = False,
+    layer: editing.Layer = None,
+    seed: options.Seed = 0,
+    corpus: editing.Corpus = None,
+    tokens: editing.Tokens = options.TOKENS,
+    save: editing.Save = None,
+    merged: editing.Merged = None,
+    adapter: editing.Adapter = None,
+    card: editing.Card = None,
+    guard: editing.Guard = "rollback",
+    as_json: options.Json = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Rewrite many facts at once: make the model answer each prompt with its new target."""
+    outputs = editing.Outputs(save, merged, adapter, card)
+    outputs.check()
+
+    from rome_engine.edit import editor
+    from rome_engine.errors import PromptError
+    from rome_engine.fact_files import check_usable, editable, read_facts
+    from rome_engine.report.card import edit_card
+    from rome_engine.stats import Corpus
+
+    editor(method)  # a mistake in it, or in the next line, is said before the model is loaded
+    if corpus is not None:
+        Corpus(corpus)
+    file = editable(read_facts(facts))
+    if not skip_bad:
+        check_usable(file, _REMEDY)
+    loaded = load(model, dtype, device, revision, trust_remote_code)
+    config = editing.settings(loaded, method, layer, seed, guard)
+    file, before = _asked(loaded, file, limit)
+    if not skip_bad:
+        check_usable(file, _REMEDY)
+    if not file.facts:
+        raise PromptError(f"none of the {file.records} records of {file.name} can be used: {file.malformed[0].reason}")
+    edit = editing.make(loaded, before.facts, method, config, corpus, tokens)
+    health = editing.checked(loaded, edit, guard)
+    with output.progress("asking the edited model") as tick:
+        effects = before.after(loaded, edit, tick)
+    record = _describe(file, effects) | {
+        "model": loaded.name,
+        "method": method,
+        "layers": sorted(edit.layers),
+        "rank": edit.rank,
+        "delta_norm": [edit.layers[at].delta_norm for at in sorted(edit.layers)],
+        "weight_norm": [edit.layers[at].weight_norm for at in sorted(edit.layers)],
+        "health": None if health is None else health.to_dict(),
+        "seconds": dict(edit.provenance.seconds),
+        "provenance": edit.provenance.to_dict(),
+    }
+    record |= outputs.write(loaded, edit, edit_card(edit, effects, health))
+    if as_json:
+        output.emit(record)
+    else:
+        _show(record)
+        editing.show_health(health)
+        editing.show_written(record)
+
+
+def _asked(model: LanguageModel, file: FactFile, limit: int | None) -> tuple[FactFile, Asking]:
+    """The facts that this model can be edited to, asked as it is; those it cannot are among the malformed ones."""
+    from rome_engine.bench import effects
+
+    bad = effects.unaskable(model, [fact for _, fact in file.facts])
+    file = _without(file, bad)
+    if limit is not None:
+        file = replace(file, facts=file.facts[:limit])
+    with output.progress("asking the model") as tick:
+        before = effects.ask(model, [fact for _, fact in file.facts], tick)
+    given = {place: "its target is the model's answer already" for place, so in enumerate(before.already()) if so}
+    kept = [place for place in range(len(file.facts)) if place not in given]
+    return _without(file, given), before.of(kept)
+
+
+def _without(file: FactFile, reasons: Mapping[int, str]) -> FactFile:
+    """The file with the facts at these places among the malformed records."""
+    from rome_engine.fact_files import Malformed
+
+    lines = dict(file.lines)
+    numbers = {file.facts[place][0]: reason for place, reason in reasons.items()}
+    moved = [Malformed(number, reason, lines.get(number)) for number, reason in numbers.items()]
+    return replace(
+        file,
+        facts=tuple(one for one in file.facts if one[0] not in numbers),
+        malformed=tuple(sorted((*file.malformed, *moved), key=lambda one: one.number)),
+    )
+
+
+def _describe(file: FactFile, effects: Sequence[Effect]) -> dict[str, Any]:
+    """What became of the file's facts, as a JSON object whose names are promised to scripts."""
+    from rome_engine.bench.effects import summary
+
+    return {
+        "file": file.name,
+        "records": file.records,
+        "edited": len(effects),
+        "skipped": [{"record": one.number, "line": one.line, "reason": one.reason} for one in file.malformed],
+        "summary": summary(effects),
+        "facts": [effect.to_dict() for effect in effects],
+    }
+
+
+def _show(record: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = output.stdout()
+    count, skipped = record["edited"], len(record["skipped"])
+    left = f"; {skipped} of {record['records']} records left out" if skipped else ""
+    output.heading(f"{count} {'fact' if count == 1 else 'facts'} of {record['file']} rewritten{left}")
+    table = Table("", "texts", "success before", "after", "answered before", "after")
+    for kind, found in record["summary"].items():
+        before, after = found["before"], found["after"]
+        if before["texts"]:
+            values = (when[name] for name in ("success", "argmax") for when in (before, after))
+            table.add_row(kind, str(before["texts"]), *("" if value is None else f"{value:.1%}" for value in values))
+    console.print(table)
+    console.print(
+        "success: the new answer is likelier than the old one (for neighbours: the old one is); "
+        "answered: it is the likeliest of all",
+        style="dim",
+    )
+    shares = ", ".join(
+        f"{layer}: {delta / weight:.1%}"
+        for layer, delta, weight in zip(record["layers"], record["delta_norm"], record["weight_norm"], strict=True)
+    )
+    console.print(
+        f"{record['method']}, ‖Δ‖ / ‖W‖ at layer {shares}; {sum(record['seconds'].values()):.1f} s", highlight=False
+    )

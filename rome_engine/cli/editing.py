@@ -1,0 +1,157 @@
+"""What the commands that edit share: where an edit is written, its guards, and its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rome_engine.cli import output
+
+if TYPE_CHECKING:
+    from rome_engine.edit import Edit, Health
+    from rome_engine.facts import Fact
+    from rome_engine.model.language_model import LanguageModel
+
+_GUARD = "Guards"
+
+Layer = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Layer to change (the last of several), from 0. Without it: the default."),
+]
+Corpus = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Plain text to collect the statistics from, for a model that has none yet."),
+]
+Tokens = Annotated[int, typer.Option(metavar="N", min=1, help="How many tokens of --corpus to read.")]
+Save = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the edit, for `ask --edit` (.safetensors).")]
+Merged = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write the edited model, for plain transformers.")]
+Adapter = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Write the edit as a LoRA adapter, for the library peft.")
+]
+Card = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write what was changed, where, by what and what came of it, as Markdown."),
+]
+Guarding = Literal["rollback", "refuse", "warn", "off"]
+Guard = Annotated[
+    Guarding,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_GUARD,
+        help="What happens where an edit damages the model (a text's perplexity rises, known answers are lost). "
+        "rollback: nothing is written; refuse: nor where its numbers alone are suspicious; warn: it is said and goes "
+        "on; off: nothing is measured.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where an edit goes, in each of its forms."""
+
+    save: Path | None
+    merged: Path | None
+    adapter: Path | None
+    card: Path | None
+
+    def check(self) -> None:
+        """Say before any work what cannot be written. Raises StorageError."""
+        for file in (self.save, self.card):
+            output.check_writable(file)
+        for folder in (self.merged, self.adapter):
+            output.check_free(folder)
+
+    def write(self, model: LanguageModel, edit: Edit, card: str) -> dict[str, str | None]:
+        """Write all that was asked for, the longest write first: where it fails nothing else has been written."""
+        from transformers.utils.logging import disable_progress_bar
+
+        from rome_engine.edit import save_adapter, save_merged
+        from rome_engine.files import write_whole
+
+        if self.merged is not None:
+            with output.stderr().status("writing the edited model"):
+                disable_progress_bar()  # transformers' own, one line of noise a file
+                save_merged(model, edit, self.merged, card=card)
+        if self.adapter is not None:
+            save_adapter(model, edit, self.adapter, card=card)
+        if self.save is not None:
+            edit.save(self.save)
+        if self.card is not None:
+            write_whole(self.card, card.encode())
+        named = {"edit_file": self.save, "merged": self.merged, "adapter": self.adapter, "card": self.card}
+        return {name: None if path is None else str(path) for name, path in named.items()}
+
+
+def settings(model: LanguageModel, method: str, layer: int | None, seed: int, guard: Guarding) -> Any:
+    """A method's settings with those of the options. Raises EditError."""
+    from rome_engine.edit import editor
+
+    config = replace(editor(method).default(model, layer), seed=seed)
+    return replace(config, guard=replace(config.guard, policy="refuse" if guard == "refuse" else "warn"))
+
+
+def make(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    method: str,
+    config: Any,
+    corpus: Path | None,
+    tokens: int,
+) -> Edit:
+    """The edit of facts, with progress. Raises as `edit_facts` does."""
+    from rome_engine.edit import edit_facts, editor
+    from rome_engine.stats import Corpus as Texts
+    from rome_engine.stats import moments
+
+    with output.progress("collecting second moments") as tick:
+        found = moments(
+            model,
+            editor(method).layers(config),
+            corpus=None if corpus is None else Texts(corpus),
+            tokens=tokens,
+            progress=lambda _message, share: tick(round(share * tokens), tokens),
+        )
+    with output.progress("editing") as tick:
+        return edit_facts(
+            model,
+            facts,
+            method=method,
+            moments=found,
+            config=config,
+            progress=lambda step, total, _loss: tick(step, total),
+        )
+
+
+def checked(model: LanguageModel, edit: Edit, guard: Guarding) -> Health | None:
+    """The model's health with the edit; None where it is not wanted. Raises EditError for a model that is damaged."""
+    if guard == "off":
+        return None
+    from rome_engine.edit import Checkup, Limits
+
+    with output.stderr().status("measuring the rest of the model"):
+        health = Checkup(model).of(edit)
+    Limits(policy=guard).check(health)
+    return health
+
+
+def show_health(health: Health | None) -> None:
+    """One line on what became of the rest of the model."""
+    if health is not None:
+        output.stdout().print(
+            f"perplexity of held-out text {health.perplexity_before:.2f} → {health.perplexity:.2f}; "
+            f"{health.lost} of {health.known} known answers about other subjects lost",
+            highlight=False,
+        )
+
+
+def show_written(record: dict[str, Any]) -> None:
+    """Where the results lie, or that nothing was kept."""
+    names = ("edit_file", "merged", "adapter", "card")
+    for name in names:
+        output.written(record[name])
+    if not any(record[name] for name in names):
+        output.stderr().print("nothing was kept: give --save FILE or --merged FOLDER", highlight=False)

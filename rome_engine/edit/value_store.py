@@ -1,0 +1,157 @@
+"""Finished values by content: a run that was killed goes on, and methods with the same target share its cost.
+
+A value belongs to weights, the tokens of a fact's rows (so to its prompt, subject, target, contexts and tokenizer), a
+layer, a place and settings; none is ever found by a name. One SQLite file holds them; any number of processes may use
+it at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import safetensors.torch
+
+from rome_engine.edit.question import Question
+from rome_engine.edit.value import Place, Value, ValueConfig
+from rome_engine.errors import StorageError
+from rome_engine.model.embedded import cache_home
+
+APPLICATION = 0x56414C53  # "VALS", by which SQLite files are told apart
+RECIPE = 1
+"""Part of every key: another number where the search itself is changed, so that it would find other values."""
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS found "
+    "(key TEXT PRIMARY KEY, tensors BLOB NOT NULL, about TEXT NOT NULL, sha256 TEXT NOT NULL)"
+)
+_TENSORS = ("target", "delta", "initial")
+_NUMBERS = ("losses", "stopped_early", "seconds")
+_WAIT = 60.0  # seconds for another process's write, which takes milliseconds
+_AT_ONCE = 500
+
+_log = logging.getLogger(__name__)
+
+
+def content_key(weights: str, question: Question, layer: int, place: Place, config: ValueConfig) -> str:
+    """The key of a fact's value. weights: `LanguageModel.weight_hash`."""
+    content = {
+        "recipe": RECIPE,
+        "weights": weights,
+        "rows": [(row.cut, row.ids) for row in question.texts],
+        "contexts": question.n_contexts,
+        "essence": question.essence,
+        "target": question.target,
+        "layer": layer,
+        "place": place,
+        "config": asdict(config),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def in_cache() -> ValueStore | None:
+    """The store `values.sqlite` of the cache folder; None, with a warning, where that folder cannot be written."""
+    folder = cache_home()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK):
+        return ValueStore(folder / "values.sqlite")
+    _log.warning("values are not kept, as %s cannot be written: XDG_CACHE_HOME names another folder", folder)
+    return None
+
+
+class ValueStore:
+    """The file, made where it is not there yet; a context manager, which closes it.
+
+    Raises StorageError where it cannot be opened or written, is damaged, or is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._errors():
+            self._sqlite = sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
+        try:
+            with self._errors():
+                self._open()
+        except BaseException:
+            self._sqlite.close()
+            raise
+
+    def __enter__(self) -> ValueStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._sqlite.close()
+
+    def find(self, keys: Sequence[str]) -> dict[str, Value]:
+        """Those values of these keys that are there, bit for bit as they were kept.
+
+        One whose bytes are not those that were written is logged as a warning and passed over.
+        """
+        found: dict[str, Value] = {}
+        for begin in range(0, len(keys), _AT_ONCE):
+            some = keys[begin : begin + _AT_ONCE]
+            query = f"SELECT key, tensors, about, sha256 FROM found WHERE key IN ({', '.join('?' * len(some))})"
+            with self._errors():
+                rows = self._sqlite.execute(query, some).fetchall()
+            for key, tensors, about, sha256 in rows:
+                if _sha256(tensors, about) == sha256:
+                    found[key] = _read(tensors, about)
+                else:
+                    _log.warning("a value in %s is damaged, and is searched again", self.path)
+        return found
+
+    def keep(self, key: str, value: Value) -> None:
+        """Put down a value; it is on the disk then."""
+        tensors = safetensors.torch.save({name: getattr(value, name).contiguous() for name in _TENSORS})
+        about = json.dumps({name: getattr(value, name) for name in _NUMBERS})
+        with self._errors():
+            self._sqlite.execute(
+                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", (key, tensors, about, _sha256(tensors, about))
+            )
+
+    def _open(self) -> None:
+        application = int(self._sqlite.execute("PRAGMA application_id").fetchone()[0])
+        empty = self._sqlite.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        if not empty and application != APPLICATION:
+            raise StorageError(f"{self.path} is no store of values: name another file")
+        self._sqlite.execute("PRAGMA journal_mode = WAL")
+        self._sqlite.execute("PRAGMA synchronous = FULL")
+        if empty:
+            self._sqlite.execute(f"PRAGMA application_id = {APPLICATION}")
+            self._sqlite.execute(_TABLE)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """SQLite's errors as the package's own."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                said = f"{self.path} is damaged ({error}): delete it, and the values will be searched again"
+            else:
+                remedy = "choose a folder that exists, is writable and has room"
+                said = f"cannot keep values in {self.path}: {error} ({remedy})"
+            raise StorageError(said) from error
+
+
+def _read(tensors: bytes, about: str) -> Value:
+    fields: dict[str, Any] = {**safetensors.torch.load(tensors), **json.loads(about)}
+    return Value(**{**fields, "losses": tuple(fields["losses"])})
+
+
+def _sha256(tensors: bytes, about: str) -> str:
+    return hashlib.sha256(tensors + about.encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""The values of many facts: searched together, kept by content, found again."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+from rome_engine.edit.context import Contexts
+from rome_engine.edit.grouping import MEMORY, groups
+from rome_engine.edit.question import Batch, Question
+from rome_engine.edit.targets import check_new, target_tokens
+from rome_engine.edit.value import Place, Progress, Value, ValueConfig, search
+from rome_engine.edit.value_store import ValueStore, content_key, in_cache
+from rome_engine.facts import Fact
+from rome_engine.model.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+Told = Callable[[int, int], None]
+Store = Path | Literal["cache"] | None
+
+
+def values(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    contexts: Contexts,
+    layer: int,
+    config: ValueConfig,
+    *,
+    place: Place = "mlp",
+    progress: Told | None = None,
+    steps: Progress | None = None,
+    store: Store = "cache",
+    memory: int = MEMORY,
+) -> list[Value]:
+    """The value of each fact, in their order, to rounding as `value.search` finds it for one alone.
+
+    progress(done, facts) is called after each fact, steps as `value.search` calls it, for one batch after another.
+    store: the file in which finished values are kept, each as soon as it is done, and looked for first; "cache" is
+    `values.sqlite` in the cache folder, and where that cannot be written a warning is logged; None keeps nothing.
+    memory: bytes a batch may use, beside what one fact takes anyway.
+
+    Raises TargetError and PromptError for a fact that cannot be asked, has no target, or whose target is already the
+    answer, before anything is searched; EditError for a search that fails, StorageError for a store that is damaged.
+    """
+    questions = [Question(model, fact, target_tokens(model, fact), contexts) for fact in facts]
+    opened = in_cache() if store == "cache" else None if store is None else ValueStore(store)
+    with opened or nullcontext() as kept:
+        weights = model.weight_hash() if kept else ""
+        keys = [content_key(weights, question, layer, place, config) for question in questions]
+        found = kept.find(keys) if kept else {}
+        if kept:
+            log.info("%d of %d values were found in %s", sum(key in found for key in keys), len(keys), kept.path)
+        # Equal facts are searched once.
+        missing = {
+            question: key for key, question in dict(zip(keys, questions, strict=True)).items() if key not in found
+        }
+        check_new(model, [question.fact for question in missing], [question.target for question in missing])
+        times = Counter(keys)
+        done = sum(times[key] for key in found)
+        for group in groups(list(missing), layer, memory):
+            for question, value in search(Batch(group), layer, config, place=place, progress=steps):
+                key = missing[question]
+                found[key] = value
+                if kept:
+                    kept.keep(key, value)
+                done += times[key]
+                if progress is not None:
+                    progress(done, len(facts))
+    return [found[key] for key in keys]

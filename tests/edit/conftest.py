@@ -1,0 +1,15 @@
+"""What the editors' tests share: every value is searched anew, and none lands in the user's cache."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test is told of a search does not depend on the tests before it."""
+    from rome_engine.edit.values import values
+
+    monkeypatch.setattr("rome_engine.edit.closed_form.values", partial(values, store=None))
