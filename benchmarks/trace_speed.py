@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """How much faster the fast trace engine is than one forward pass a cell, on the embedded model, measured in one run.
 
-Two prompts: the Eiffel prompt (the reference runs in full) and a few-shot prompt (the reference is extrapolated from
-ten of its forward passes). Printed for each: both times, their ratio, token-layers (reference, ideal, and those run),
-the share of the floor and the largest difference of the scores.
+Two prompts: the Eiffel prompt (the reference runs in full, unless --reference-cells says otherwise) and a few-shot
+prompt (the reference is extrapolated from ten of its forward passes). Printed for each: both times, their ratio,
+token-layers (reference, ideal, and those run), the share of the floor and the largest difference of the scores.
 
-The floor is what the ideal token-layers would take at the speed of dense products of the block's largest shape, measured
-for three seconds before the run and three after it; with the unembedding of every cell's rows in a second figure.
+The floor is what the ideal token-layers would take at the speed of dense products of the block's largest shape,
+measured for three seconds before the run and three after it; with the unembedding of every cell's rows in a second
+figure.
 """
 
 from __future__ import annotations
@@ -54,12 +55,13 @@ def main() -> int:
     parser.add_argument("--device", default=None)
     parser.add_argument("--repeats", type=int, default=3, help="runs of the fast engine; the fastest counts")
     parser.add_argument("--fast-only", action="store_true", help="leave the reference engine out")
+    parser.add_argument("--reference-cells", type=int, help="cells that the reference runs; its time is extrapolated")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = LanguageModel.load(options.model, dtype=options.dtype, device=options.device)
     results = [
-        measure(model, name, options.kinds.split(","), options.repeats, not options.fast_only)
+        measure(model, name, options.kinds.split(","), options.repeats, not options.fast_only, options.reference_cells)
         for name in options.prompts.split(",")
     ]
     if options.json:
@@ -73,7 +75,9 @@ def main() -> int:
     return 0
 
 
-def measure(model: LanguageModel, name: str, kinds: list[str], repeats: int, slow_too: bool) -> dict[str, Any]:
+def measure(
+    model: LanguageModel, name: str, kinds: list[str], repeats: int, slow_too: bool, some: int | None
+) -> dict[str, Any]:
     text = {"eiffel": EIFFEL, "few-shot": FEW_SHOT}[name]
     template = text.removesuffix(EIFFEL) + EIFFEL.replace(SUBJECT, "{}")
     prompt = model.tokenize(template, SUBJECT)
@@ -88,9 +92,9 @@ def measure(model: LanguageModel, name: str, kinds: list[str], repeats: int, slo
     def fast() -> np.ndarray:
         return wavefront.run(model, cells, run_baseline(model, prompt, drawn))  # the baseline is part of what it costs
 
-    fast()
+    run = counted(model, fast)  # warms up
     before = dense_speed(model)
-    seconds, table = min((timed(model, fast) for _ in range(repeats)), key=lambda run: run[0])
+    seconds, table = min((timed(model, fast) for _ in range(repeats)), key=lambda one: one[0])
     after = dense_speed(model)
     speed, best = (before[0] + after[0]) / 2, max(before[1], after[1])
     result = {
@@ -100,7 +104,8 @@ def measure(model: LanguageModel, name: str, kinds: list[str], repeats: int, slo
         "fast s": round(seconds, 2),
     }
     if slow_too:
-        chosen = cells if name == "eiffel" else cells[:: len(cells) // 10][:10]
+        number = some or (len(cells) if name == "eiffel" else 10)
+        chosen = cells[:: len(cells) // number][:number]
         part, expected = timed(model, lambda: reference.run(model, chosen, runs))
         slow = part / len(chosen) * len(cells)
         picked = [cells.index(cell) for cell in chosen]
@@ -119,7 +124,7 @@ def measure(model: LanguageModel, name: str, kinds: list[str], repeats: int, slo
     return result | {
         "token-layers, reference": len(cells) * (SAMPLES + 1) * model.n_layers * runs.tokens,
         "token-layers, ideal": token_layers,
-        "token-layers, run": counted(model, fast),
+        "token-layers, run": run,
         "dense products GFLOP/s, mean": round(speed / 1e9, 1),
         "dense products GFLOP/s, best": round(best / 1e9, 1),
         "floor s": round(floor, 2),
@@ -161,7 +166,7 @@ def timed(model: LanguageModel, work: Callable[[], np.ndarray]) -> tuple[float, 
 
 
 def counted(model: LanguageModel, work: Callable[[], object]) -> int:
-    """Tokens that went through the blocks, by the rows of their attention outputs."""
+    """Tokens that went through the blocks, by the rows of their attention outputs; hooked blocks run their own code."""
     total = 0
 
     def add(output: Any, _layer: str | None) -> Any:

@@ -70,3 +70,7 @@ class WrongWeightsError(EditError):
 
 class StorageError(RomeEngineError):
     """A file or folder that cannot be read or written."""
+
+
+class NoRoomError(StorageError):
+    """A file that cannot be written where it is: no room, or no right to."""

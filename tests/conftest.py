@@ -23,9 +23,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(autouse=True)
 def _values_apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Searched values are kept for one test, and not in the user's cache."""
+    """Searched values and presets are kept for one test, and not in the user's cache."""
     folder = cache(lambda: tmp_path_factory.mktemp("values"))
     monkeypatch.setattr("rome_engine.edit.value_store.cache_home", folder)
+    monkeypatch.setattr("rome_engine.edit.presets.cache_home", folder)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,26 @@ Progress = Callable[[str, int, int], None]
 RANDOM_LAYERS = 3
 
 
+def default_grid(config: Any) -> dict[str, tuple[Any, ...]]:
+    """The settings that matter most, around a method's present ones: how far a value may go, and what holds Δ back."""
+    grid: dict[str, tuple[Any, ...]] = {}
+    if hasattr(config, "value"):
+        grid["value.clamp"] = tuple(sorted({0.75, 2.0, 4.0, config.value.clamp}))
+    for name, factors in (("weight", (0.1, 0.3, 1.0, 3.0)), ("l2", (0.1, 1.0, 10.0)), ("ridge", (0.1, 1.0, 10.0))):
+        if hasattr(config, name):
+            grid[name] = tuple(getattr(config, name) * factor for factor in factors)
+    if hasattr(config, "limit"):
+        grid["limit"] = tuple(config.limit * factor for factor in (0.3, 1.0, 3.0))
+    if hasattr(config, "tuning"):
+        grid["tuning.learning_rate"] = tuple(config.tuning.learning_rate * factor for factor in (0.3, 1.0, 3.0))
+    return grid
+
+
+def default_layers(model: LanguageModel) -> list[int]:
+    """Every second layer of the first two thirds but the very first ones."""
+    return list(range(max(1, model.n_layers // 10), 2 * model.n_layers // 3, 2)) or [0]
+
+
 @dataclass(frozen=True)
 class Trial:
     """Settings that were tried. role: "layers", "settings", or a held-out one: "best", "default", "random", "depth".
@@ -104,9 +124,11 @@ def tune(
     Raises EditError where every trial failed.
     """
     runs = _Runs(model, editor, moments, protocol, progress, told)
+    combinations = [dict(zip(grid, chosen, strict=True)) for chosen in product(*grid.values())]
+    for settings in combinations:  # a mistake in one is said before any work
+        runs.config(layers[0], settings)
     by_layer = [runs.tried("layers", layer, {}, tuning) for layer in layers]
     best = _best(by_layer)
-    combinations = [dict(zip(grid, chosen, strict=True)) for chosen in product(*grid.values())]
     by_setting = [runs.tried("settings", best.layer, settings, tuning) for settings in combinations]
     best = _best([best, *by_setting])
     default = editor.default(model)
@@ -114,7 +136,7 @@ def tune(
     drawn = random.Random(seed).sample(list(layers), min(RANDOM_LAYERS, len(layers)))
     reported = [
         runs.tried("best", best.layer, best.settings, held_out),
-        runs.tried("default", runs.last_layer(default), {}, held_out),
+        runs.tried("default", _edited(default)[-1], {}, held_out),
         *(runs.tried("random", layer, best.settings, held_out) for layer in drawn),
         runs.tried("depth", depth, best.settings, held_out),
     ]
@@ -142,12 +164,9 @@ class _Runs:
     def config(self, layer: int, settings: Mapping[str, Any]) -> Any:
         return configured(self.editor.default(self.model, layer), _nested(settings))
 
-    def last_layer(self, config: Any) -> int:
-        return self.editor.layers(config)[-1]
-
     def tried(self, role: str, layer: int, settings: Mapping[str, Any], facts: Sequence[Fact]) -> Trial:
+        config = self.config(layer, settings)
         try:
-            config = self.config(layer, settings)
             cases = measure(
                 self.model,
                 self.editor,
@@ -163,6 +182,12 @@ class _Runs:
         if self.told is not None:
             self.told(trial)
         return trial
+
+
+def _edited(config: Any) -> Sequence[int]:
+    """The layers that these settings change."""
+    layers: Sequence[int] = config.layers if hasattr(config, "layers") else (config.layer,)
+    return layers
 
 
 def touched(model: LanguageModel, editor: Editor, layers: Sequence[int]) -> list[int]:

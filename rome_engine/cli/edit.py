@@ -24,7 +24,8 @@ def command(
     ],
     model: options.Model = None,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="r-rome, or rome (as first published; it can damage a model).")
+        str,
+        typer.Option(metavar="NAME", help="r-rome, rome (as first published; it can damage a model), emmet, memit …"),
     ] = "r-rome",
     layer: editing.Layer = None,
     seed: options.Seed = 0,
@@ -59,8 +60,9 @@ def command(
     loaded = load(model, dtype, device, revision, trust_remote_code)
     config = editing.settings(loaded, method, layer, seed, guard)
     new_target(loaded, fact)  # what cannot be edited is said before minutes are spent on statistics
+    checkup = editing.checkup(loaded, guard)
     edit = editing.make(loaded, [fact], method, config, corpus, tokens)
-    health = editing.checked(loaded, edit, guard)
+    health = editing.checked(checkup, edit, guard)
     record = describe(loaded, fact, edit)
     asked = effects.ask(loaded, [fact]).after(loaded, edit)
     record |= {"health": None if health is None else health.to_dict()}

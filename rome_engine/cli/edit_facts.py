@@ -75,18 +75,20 @@ def command(
     file = editable(read_facts(facts))
     if not skip_bad:
         check_usable(file, _REMEDY)
+    records = file.records  # before --limit
     loaded = load(model, dtype, device, revision, trust_remote_code)
     config = editing.settings(loaded, method, layer, seed, guard)
     file, before = _asked(loaded, file, limit)
     if not skip_bad:
         check_usable(file, _REMEDY)
     if not file.facts:
-        raise PromptError(f"none of the {file.records} records of {file.name} can be used: {file.malformed[0].reason}")
+        raise PromptError(f"none of the {records} records of {file.name} can be used: {file.malformed[0].reason}")
+    checkup = editing.checkup(loaded, guard)
     edit = editing.make(loaded, before.facts, method, config, corpus, tokens)
-    health = editing.checked(loaded, edit, guard)
+    health = editing.checked(checkup, edit, guard)
     with output.progress("asking the edited model") as tick:
         effects = before.after(loaded, edit, tick)
-    record = _describe(file, effects) | {
+    record = _describe(file, records, effects) | {
         "model": loaded.name,
         "method": method,
         "layers": sorted(edit.layers),
@@ -135,13 +137,13 @@ def _without(file: FactFile, reasons: Mapping[int, str]) -> FactFile:
     )
 
 
-def _describe(file: FactFile, effects: Sequence[Effect]) -> dict[str, Any]:
+def _describe(file: FactFile, records: int, effects: Sequence[Effect]) -> dict[str, Any]:
     """What became of the file's facts, as a JSON object whose names are promised to scripts."""
     from rome_engine.bench.effects import summary
 
     return {
         "file": file.name,
-        "records": file.records,
+        "records": records,
         "edited": len(effects),
         "skipped": [{"record": one.number, "line": one.line, "reason": one.reason} for one in file.malformed],
         "summary": summary(effects),

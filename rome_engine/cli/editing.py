@@ -12,9 +12,10 @@ import typer
 from rome_engine.cli import output
 
 if TYPE_CHECKING:
-    from rome_engine.edit import Edit, Health
+    from rome_engine.edit import Checkup, Edit, Health
     from rome_engine.facts import Fact
     from rome_engine.model.language_model import LanguageModel
+    from rome_engine.stats import SecondMoment
 
 _GUARD = "Guards"
 
@@ -104,17 +105,8 @@ def make(
 ) -> Edit:
     """The edit of facts, with progress. Raises as `edit_facts` does."""
     from rome_engine.edit import edit_facts, editor
-    from rome_engine.stats import Corpus as Texts
-    from rome_engine.stats import moments
 
-    with output.progress("collecting second moments") as tick:
-        found = moments(
-            model,
-            editor(method).layers(config),
-            corpus=None if corpus is None else Texts(corpus),
-            tokens=tokens,
-            progress=lambda _message, share: tick(round(share * tokens), tokens),
-        )
+    found = collected(model, editor(method).layers(config), corpus, tokens)
     with output.progress("editing") as tick:
         return edit_facts(
             model,
@@ -126,14 +118,41 @@ def make(
         )
 
 
-def checked(model: LanguageModel, edit: Edit, guard: Guarding) -> Health | None:
-    """The model's health with the edit; None where it is not wanted. Raises EditError for a model that is damaged."""
+def collected(model: LanguageModel, layers: Sequence[int], corpus: Path | None, tokens: int) -> dict[int, SecondMoment]:
+    """The second moments of these layers, with progress where they are collected now; none for no layers."""
+    from rome_engine.stats import Corpus as Texts
+    from rome_engine.stats import moments
+
+    if not layers:
+        return {}
+    with output.progress("collecting second moments") as tick:
+        return moments(
+            model,
+            layers,
+            corpus=None if corpus is None else Texts(corpus),
+            tokens=tokens,
+            progress=lambda _message, share: tick(round(share * tokens), tokens),
+        )
+
+
+def checkup(model: LanguageModel, guard: Guarding) -> Checkup | None:
+    """What edits of the model are measured against; None where that is not wanted. To be called before the edit."""
     if guard == "off":
         return None
-    from rome_engine.edit import Checkup, Limits
+    from rome_engine.edit import Checkup
 
-    with output.stderr().status("measuring the rest of the model"):
-        health = Checkup(model).of(edit)
+    with output.stderr().status("measuring the model"):
+        return Checkup(model)
+
+
+def checked(checkup: Checkup | None, edit: Edit, guard: Guarding) -> Health | None:
+    """The model's health with the edit. Raises EditError for a model that is damaged."""
+    if checkup is None or guard == "off":
+        return None
+    from rome_engine.edit import Limits
+
+    with output.stderr().status("measuring the edited model"):
+        health = checkup.of(edit)
     Limits(policy=guard).check(health)
     return health
 

@@ -24,12 +24,14 @@ from rome_engine.cli import (
     demo,
     edit,
     edit_facts,
+    ledger,
     lens,
     model,
     screen,
     stats,
     trace,
     trace_facts,
+    tune,
 )
 from rome_engine.cli.options import FLAG, Command, Group
 from rome_engine.cli.output import complain
@@ -58,6 +60,8 @@ app.command("activations", cls=Command)(activations.command)
 app.command("edit", cls=Command)(edit.command)
 app.command("edit-facts", cls=Command)(edit_facts.command)
 app.command("card", cls=Command)(card.command)
+app.command("tune", cls=Command)(tune.command)
+app.add_typer(ledger.app, name="ledger")
 app.command("ask", cls=Command)(ask.command)
 app.add_typer(stats.app, name="stats")
 app.add_typer(model.app, name="model")

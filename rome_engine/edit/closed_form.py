@@ -16,6 +16,7 @@ from rome_engine.edit.context import Contexts
 from rome_engine.edit.edit import Edit, LayerEdit, weight_sha256
 from rome_engine.edit.editor import History, check_layer
 from rome_engine.edit.guard import require_finite
+from rome_engine.edit.presets import tuned
 from rome_engine.edit.provenance import Provenance
 from rome_engine.edit.solve import Update
 from rome_engine.edit.stack import require_present
@@ -83,8 +84,12 @@ class ClosedForm(ABC):
     one_fact: ClassVar[bool] = False
 
     @abstractmethod
+    def published(self, model: LanguageModel, layer: int | None = None) -> Any:
+        """The settings of `defaults`, before those that were measured for these very weights."""
+
     def default(self, model: LanguageModel, layer: int | None = None) -> Any:
-        """See `Editor.default`."""
+        """See `Editor.default`; a preset that `tune` made for these weights comes first."""
+        return tuned(model, self.name, self.published(model, layer), layer)
 
     @abstractmethod
     def layers(self, config: Any) -> Sequence[int]:

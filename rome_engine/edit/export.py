@@ -17,8 +17,14 @@ def save_merged(model: LanguageModel, edit: Edit, folder: str | Path, *, card: s
     folder: new or empty; it is there whole or not at all. card: what its README.md shall say, see `report.card`.
     Raises WrongWeightsError, and StorageError for a folder that is in use or a disk that is full or read-only.
     """
+    with edit.applied(model):
+        return save_model(model, folder, card=card)
+
+
+def save_model(model: LanguageModel, folder: str | Path, *, card: str | None = None) -> Path:
+    """Write the model as it is now, with its tokenizer; folder, card and errors as in `save_merged`."""
     path = Path(folder)
-    with folder_whole(path) as partial, edit.applied(model):
+    with folder_whole(path) as partial:
         model.module.save_pretrained(partial)
         model.tokenizer.save_pretrained(partial)
         if card is not None:

@@ -99,7 +99,7 @@ class Checkup:
 
     text: held-out; None is the package's own, some 900 words of plain English. facts: with `target_true`; None are some
     of the package's own. Those that the model answers wrong now do not count.
-    Raises PromptError for a text of less than two tokens.
+    Raises PromptError for a text of less than two tokens, EditError for a model whose numbers are not finite.
     """
 
     def __init__(self, model: LanguageModel, text: str | None = None, facts: Sequence[Fact] | None = None) -> None:
@@ -107,6 +107,8 @@ class Checkup:
         held_out = data_file("held_out.txt").read_text(encoding="utf-8") if text is None else text
         self._windows = _windows(model, held_out)
         self._perplexity = self._measure()
+        if not math.isfinite(self._perplexity):
+            raise EditError(f"the numbers of {model.name} are not finite before any edit: load it in float32")
         asked = _asked(model, _some_facts() if facts is None else facts)
         answers = _answers(model, [prompt for _, prompt, _ in asked])
         self._known = [one for one, answer in zip(asked, answers, strict=True) if answer == one[2]]

@@ -118,11 +118,10 @@ class LedgerFolder:
     @classmethod
     def existing(cls, path: Path) -> tuple[LedgerFolder, Page]:
         """A ledger's folder and page. Raises StorageError where there is none, EditFileError for a damaged one."""
-        if not (path / PAGE).is_file():
-            raise StorageError(f"there is no ledger in {path}: check the path, or make one by adding an edit")
+        read_page(path)
         folder = cls(path)
         try:
-            return folder, _read_page(path / PAGE)
+            return folder, read_page(path)
         except BaseException:
             folder.close()
             raise
@@ -206,7 +205,11 @@ def _targets(edit: Edit, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
     return Targets(facts, contexts, tuple(values), about["seconds"])
 
 
-def _read_page(path: Path) -> Page:
+def read_page(folder: Path) -> Page:
+    """A ledger's page alone. Raises StorageError where there is none, EditFileError for a damaged one."""
+    path = folder / PAGE
+    if not path.is_file():
+        raise StorageError(f"there is no ledger in {folder}: check the path, or make one by adding an edit")
     with _damage(path):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from rome_engine.edit.configuration import configured
 from rome_engine.errors import StorageError
 from rome_engine.files import write_whole
 from rome_engine.model.embedded import cache_home
@@ -21,12 +22,16 @@ from rome_engine.resources import data_file
 FOLDER = "presets"
 FORMAT = "rome_engine.preset/1"
 
+_LAYERS = ("layer", "layers")
+_NOT_TUNED = ("guard", "seed")
+Config = TypeVar("Config")
+
 log = logging.getLogger(__name__)
 
 
 def preset_path(model: LanguageModel, method: str, weights: str, folder: Path | None = None) -> Path:
     """Where the preset of these weights lies; the user's cache folder where none is named."""
-    return (cache_home() / FOLDER if folder is None else folder) / f"{_prefix(model)}-{weights[:16]}-{method}.json"
+    return (cache_home() / FOLDER if folder is None else folder) / f"{_prefix(model)}-{weights[:16]}.{method}.json"
 
 
 def save_preset(
@@ -47,7 +52,7 @@ def save_preset(
         "model": model.name,
         "weights": weights,
         "method": method,
-        "config": asdict(config),
+        "config": {name: value for name, value in asdict(config).items() if name not in _NOT_TUNED},
         "measured": dict(measured),
     }
     write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
@@ -59,7 +64,7 @@ def find_preset(model: LanguageModel, method: str) -> Mapping[str, Any] | None:
 
     A file that cannot be read is logged as a warning and passed over.
     """
-    pattern = f"{_prefix(model)}-*-{method}.json"
+    pattern = f"{_prefix(model)}-*.{method}.json"
     own = sorted((cache_home() / FOLDER).glob(pattern))
     shipped = sorted(_shipped().glob(pattern))
     if not own and not shipped:  # hashing the weights takes a while
@@ -70,6 +75,18 @@ def find_preset(model: LanguageModel, method: str) -> Mapping[str, Any] | None:
         if record is not None and record["weights"] == weights:
             return record
     return None
+
+
+def tuned(model: LanguageModel, method: str, config: Config, layer: int | None = None) -> Config:
+    """These settings with those of the model's preset in their place, but for the layers where one is named.
+
+    Raises EditError for a preset that does not fit the method.
+    """
+    record = find_preset(model, method)
+    if record is None:
+        return config
+    chosen = {name: value for name, value in record["config"].items() if layer is None or name not in _LAYERS}
+    return configured(config, chosen)
 
 
 def _prefix(model: LanguageModel) -> str:

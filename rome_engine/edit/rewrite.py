@@ -8,7 +8,7 @@ from typing import Any
 from rome_engine import stats
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.methods import editor
-from rome_engine.edit.targets import new_target
+from rome_engine.edit.targets import check_new, target_tokens
 from rome_engine.edit.value import Progress
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
@@ -42,7 +42,8 @@ def edit_facts(
     chosen = editor(method)
     settings = chosen.default(model, layer) if config is None else config
     if moments is None:
-        for fact in facts:  # what cannot be edited is said before minutes are spent on statistics
-            new_target(model, fact)
-        moments = stats.moments(model, chosen.layers(settings), corpus=corpus)
+        # What cannot be edited is said before minutes are spent on statistics.
+        check_new(model, facts, [target_tokens(model, fact) for fact in facts])
+        layers = chosen.layers(settings)
+        moments = stats.moments(model, layers, corpus=corpus) if layers else {}
     return chosen.fit(model, facts, moments, settings, progress)

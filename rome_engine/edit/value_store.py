@@ -23,7 +23,7 @@ import safetensors.torch
 
 from rome_engine.edit.question import Question
 from rome_engine.edit.value import Place, Value, ValueConfig
-from rome_engine.errors import StorageError
+from rome_engine.errors import NoRoomError, StorageError
 from rome_engine.model.embedded import cache_home
 
 APPLICATION = 0x56414C53  # "VALS", by which SQLite files are told apart
@@ -63,7 +63,11 @@ def in_cache() -> ValueStore | None:
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     if os.access(folder, os.W_OK):
-        return ValueStore(folder / "values.sqlite")
+        try:
+            return ValueStore(folder / "values.sqlite")
+        except NoRoomError as error:
+            _log.warning("%s", error)
+            return None
     _log.warning("values are not kept, as %s cannot be written: XDG_CACHE_HOME names another folder", folder)
     return None
 
@@ -141,11 +145,11 @@ class ValueStore:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                said = f"{self.path} is damaged ({error}): delete it, and the values will be searched again"
-            else:
-                remedy = "choose a folder that exists, is writable and has room"
-                said = f"cannot keep values in {self.path}: {error} ({remedy})"
-            raise StorageError(said) from error
+                raise StorageError(
+                    f"{self.path} is damaged ({error}): delete it, and the values will be searched again"
+                ) from error
+            remedy = "choose a folder that exists, is writable and has room"
+            raise NoRoomError(f"cannot keep values in {self.path}: {error} ({remedy})") from error
 
 
 def _read(tensors: bytes, about: str) -> Value:

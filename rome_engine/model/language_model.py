@@ -166,6 +166,13 @@ class LanguageModel:
 
         return replay.attends_to_common_prefix(self)
 
+    @cached_property
+    def blocks_are_plain(self) -> bool:
+        """Whether the blocks can be computed as Llama's are: see `plain_block`."""
+        from rome_engine.model import replay
+
+        return replay.blocks_are_plain(self)
+
     def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         """A view of the down-projection's weight, oriented so that value = weight @ key (+ bias).
 

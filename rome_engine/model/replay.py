@@ -23,6 +23,9 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from rome_engine.errors import NotReplayableError
 from rome_engine.model.hooks import first_tensor
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.memory import Memory
+from rome_engine.model.plain_attention import Around
+from rome_engine.model.plain_block import Changes, is_plain, run
 from rome_engine.model.prefix_attention import Prefix, attending, may_attend
 
 # Arguments of a block whose first dimension is the row; a single row's broadcasts by itself.
@@ -116,6 +119,13 @@ class Replay:
             raise NotReplayableError(f"the attention of layer {layer} did not take what comes before its rows")
         return made
 
+    def around(self, layer: int) -> Around | None:
+        """What `plain_block.run` is to be given for this layer; None where the block's own code must run."""
+        if not is_plain(self.model.blocks[layer]):
+            return None
+        cached: Any = self._cache.layers[layer]
+        return Around.of(self._calls[layer], cached.prefix)
+
     def take(self, rows: Int[Tensor, " some"]) -> Replay:
         """The replay of some of its rows, in this order; the ids and the prefix it was made of have a row each."""
         taken = copy(self)
@@ -158,6 +168,33 @@ def attends_to_common_prefix(model: LanguageModel) -> bool:
                 return False
             if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
                 return False
+    return True
+
+
+@torch.no_grad()
+def blocks_are_plain(model: LanguageModel) -> bool:
+    """Whether `plain_block` may stand in for a model's own blocks: tried on a short text, in all layers."""
+    if model.dtype not in (torch.float32, torch.float64):
+        return False
+    ids = torch.arange(1, 6, device=model.device)[None] % model.architecture.d_vocab
+    cache = DynamicCache()
+    model.module.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    memory = Memory()
+    for start in (0, 2, 4):
+        replay = Replay(model, ids[:, start:], KeysValues.of(cache).before(start))
+        given = model.embedding(ids[:, start:].expand(2, -1)) * torch.tensor([1, -1]).to(ids)[:, None, None]
+        for layer, block in enumerate(model.blocks):
+            around = replay.around(layer)
+            if around is None:
+                return False
+            expected = first_tensor(block(given, **replay._calls[layer]))
+            for last in {1, 5 - start}:
+                try:
+                    found = run(block, given.clone(), around, Changes(), last, memory)
+                except (AttributeError, RuntimeError):
+                    return False
+                if not torch.allclose(found, expected[:, -last:], rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+                    return False
     return True
 
 

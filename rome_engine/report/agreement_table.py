@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rome_engine.report.naming import corruption_name, map_names
+from rome_engine.report.naming import NAMES, corruption_name, map_names, severed_name
 from rome_engine.trace.agreement import agreement
 from rome_engine.trace.average import Average
 from rome_engine.trace.result import Trace
@@ -57,9 +57,9 @@ def _average_named(average: Average) -> list[tuple[str, str, str, Mapping[str, A
     for row in average.agreement:
         if row["metric"] != average.metric:
             continue
-        named = [row["kind"] if row["head"] is None else f"head {row['head']}"]
+        named = [NAMES.get(row["kind"], row["kind"]) if row["head"] is None else f"Head {row['head']}"]
         named += [f"windows of {row['window']} layers"] * (row["window"] > 1)
-        named += [f"severed {row['severed']}"] * bool(row["severed"])
+        named += [severed_name(row["severed"])] * bool(row["severed"])
         found.append((", ".join(named), corruption_name(row["first"]), corruption_name(row["second"]), row))
     return found
 

@@ -49,26 +49,27 @@ def average(
     labels = facts[0][1].labels
     if any(one.labels != labels for _, one in facts):
         raise TraceError("the facts were not traced in the same maps: average those of one run")
-    total = np.array([maps.high[:, 0] - maps.low[:, 0] for _, maps in facts])  # (facts, maps), in probability
-    large = total >= threshold
-    for label, enters, effects in zip(labels, large.T, total.T, strict=True):
-        if not (include_small or enters.any()):
-            raise TraceError(
-                f"no fact enters the averages: of all {len(facts)} traced facts the total effect under "
-                f"{label.corruption} is under {threshold:g} (the largest is {effects.max():.3g}), too small to "
-                f"localise; corrupt more strongly, or choose another threshold ({looked_at(counts, left)})"
-            )
+    effects = np.array([maps.high[:, 0] - maps.low[:, 0] for _, maps in facts])  # (facts, maps), in probability
+    large = effects >= threshold
     entering = np.ones_like(large) if include_small else large
-    small = (~large).sum(0)
-    maps, agreement = {}, []
-    if not _measured(facts, entering, metric):
+    for at in np.flatnonzero(~entering.any(0)):
+        raise TraceError(
+            f"no fact enters the averages: of all {len(facts)} traced facts the total effect under "
+            f"{labels[at].corruption} is under {threshold:g} (the largest is {effects[:, at].max():.3g}), too small to "
+            f"localise; corrupt more strongly, or choose another threshold ({looked_at(counts, left)})"
+        )
+    measured = [name for name in METRICS if _measured(facts, entering, name)]
+    if metric not in measured:
         raise TraceError(f"no fact was measured in the metric {metric}: it needs a foil in the fact file")
-    for one in [metric, *(name for name in METRICS if name != metric and _measured(facts, entering, name))]:
-        maps[one] = tuple(
-            _map(label, _chosen(facts, entering[:, at]), at, one, int(small[at]), samples, resamples, seed)
+    maps = {
+        name: tuple(
+            _map(label, _chosen(facts, entering[:, at]), at, name, int((~large[:, at]).sum()), samples, resamples, seed)
             for at, label in enumerate(labels)
         )
-        agreement += _agreement(maps[one], _chosen(facts, np.logical_and.reduce(entering, axis=1)))
+        for name in sorted(measured, key=lambda name: name != metric)
+    }
+    shared = _chosen(facts, np.logical_and.reduce(entering, axis=1))
+    agreement = [row for several in maps.values() for row in _agreement(several, shared)]
     return Average(
         model=model,
         source=source,
@@ -129,13 +130,9 @@ def _measured(facts: _Facts, entering: NDArray[np.bool_], metric: str) -> bool:
 def _agreement(maps: Sequence[AverageMap], shared: _Facts) -> list[dict[str, Any]]:
     """How far corruptions agree on the facts that enter the means of all of them."""
     column = METRICS.index(maps[0].metric)
-    means = [
-        bootstrap.mean(np.stack([one.effect[at, column] for _, one in shared]))
-        if shared
-        else np.full_like(own.mean, np.nan)
-        for at, own in enumerate(maps)
-    ]
-    return average_agreement(maps, means, len(shared))
+    effects = [one.effect[:, column] for _, one in shared if np.isfinite(one.high[:, column]).all()]
+    means = bootstrap.mean(np.stack(effects)) if effects else np.full((len(maps), *maps[0].mean.shape), np.nan)
+    return average_agreement(maps, list(means), len(effects))
 
 
 def _map(

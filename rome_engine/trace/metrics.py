@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 METRICS = ("probability", "log_probability", "logit_difference", "kl", "rank")
@@ -55,7 +55,7 @@ def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) ->
     found = torch.full((rows, len(METRICS)), torch.nan, dtype=torch.float64)
     if question.foil is not None:
         found[:, 2] = chosen[:, 0, 0].double() - logits[:, 0, question.foil].double()
-    found[:, 4] = 1 + _count(logits > chosen).amax(-1).double()
+    found[:, 4] = 1 + _above(logits, chosen).amax(-1).double()
     largest = logits.amax(-1, keepdim=True)
     logits = logits - largest if logits.requires_grad else logits.sub_(largest)
     log_probability = (chosen - largest)[..., 0].double()  # less the total, below
@@ -72,9 +72,11 @@ def measure(logits: Float[Tensor, "rows answer d_vocab"], question: Question) ->
     return found
 
 
-def _count(mask: Bool[Tensor, "rows answer d_vocab"]) -> Float[Tensor, "rows answer"]:
-    """How many are true: numpy counts bytes as they lie, where torch makes wide integers of them first."""
-    if mask.device.type != "cpu":
-        return mask.sum(-1).float()
-    rows = mask.flatten(0, 1).numpy()
-    return torch.tensor([np.count_nonzero(row) for row in rows], dtype=torch.float32).view(mask.shape[:-1])
+def _above(
+    logits: Float[Tensor, "rows answer d_vocab"], chosen: Float[Tensor, "rows answer 1"]
+) -> Float[Tensor, "rows answer"]:
+    """How many logits are larger: numpy compares and counts as they lie, where torch makes wide integers first."""
+    if logits.device.type != "cpu":
+        return (logits > chosen).sum(-1).float()
+    pairs = zip(logits.detach().flatten(0, 1).numpy(), chosen.detach().flatten().tolist(), strict=True)
+    return torch.tensor([np.count_nonzero(row > one) for row, one in pairs], dtype=torch.float32).view(chosen.shape[:2])

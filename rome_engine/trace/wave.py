@@ -13,11 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_engine.errors import NotReplayableError
+from rome_engine.model import plain_block
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.memory import Memory
+from rome_engine.model.plain_attention import Around
+from rome_engine.model.plain_block import Changes
 from rome_engine.model.replay import Replay
 from rome_engine.trace.baseline import Baseline
 from rome_engine.trace.birth import Births
 from rome_engine.trace.patching import inner_hooks, put
+from rome_engine.trace.placed import Placed
 from rome_engine.trace.plan import Patch, base_run, source_run
 
 Patches = tuple[Patch, ...]
@@ -44,7 +49,7 @@ class _Chunk:
 class Wave:
     """States of the tokens from `start` on of all rows of a group's cells.
 
-    swapped: the tokens from the subject's first to `start` are the other run's.
+    swapped: the tokens from the subject's first to `start` are the other run's. memory: shared by the waves.
     Raises NotReplayableError where the replayed blocks do not give what the run itself gave.
     """
 
@@ -57,7 +62,9 @@ class Wave:
         cells: Sequence[Patches],
         start: int,
         swapped: bool,
+        memory: Memory,
     ) -> None:
+        self.memory = memory
         self.model, self.baseline, self.births, self.per_chunk = model, baseline, births, per_chunk
         self._at = [_by_layer(patches) for patches in cells]
         self._first = [min(layers) for layers in self._at]
@@ -81,7 +88,7 @@ class Wave:
         born = [cell for cell, begin in enumerate(self._first) if begin == layer]
         groups = _alike(born, self._at, layer)
         for number, (patches, group) in enumerate(groups):
-            states = self._kept(layer, self.births.state(layer, patches, self.start))
+            states = self.births.state(layer, patches, self.start)[:, self._dropped(layer) :]
             self._add(_Branch(group, patches), states, len(groups) - number)
 
     def tops(self) -> list[Float[Tensor, "branches samples answer d_model"]]:
@@ -92,10 +99,9 @@ class Wave:
         """For each row of `tops`, the cells that it is the result of."""
         return [branch.cells for chunk in self.chunks for branch in chunk.branches]
 
-    def _kept(self, layer: int, states: Float[Tensor, "*rows n d_model"]) -> Float[Tensor, "*rows kept d_model"]:
-        """Of a layer's output what is needed later: all, or the scored tokens of the last one, and no memory beside."""
-        scored = self.baseline.first_scored - self.start
-        return states[..., scored:, :].clone() if layer == self.model.n_layers - 1 and scored else states
+    def _dropped(self, layer: int) -> int:
+        """How many of the first tokens are not needed of a layer's output: all before the scored ones of the last."""
+        return self.baseline.first_scored - self.start if layer == self.model.n_layers - 1 else 0
 
     def _add(self, branch: _Branch, states: Float[Tensor, "samples n d_model"], coming: int) -> None:
         """Put a branch into the last chunk, the first of so many that are coming: room is made for them at once."""
@@ -124,23 +130,35 @@ class Wave:
     def _advance(self, chunk: _Chunk, layer: int) -> None:
         """Run the block on a chunk, with its branches' patches of this layer."""
         states = chunk.states[: len(chunk.branches)]
-        components = {patch.component for branch in chunk.branches for patch in branch.now} - {"hidden"}
-        one_scored = self.baseline.first_scored == self.baseline.tokens - 1
-        top = layer == self.model.n_layers - 1
+        placed = Placed(self.baseline, [branch.now for branch in chunk.branches])
+        around = self._around(layer)
+        if around is None:
+            chunk.states = self._hooked(chunk, layer)
+        else:
+            last = self.n - self._dropped(layer)
+            block = self.model.blocks[layer]
+            made = plain_block.run(block, states.flatten(0, 1), around, placed.changes(last), last, self.memory)
+            if last < self.n:  # else it lies where the input lay
+                chunk.states = made.view(len(chunk.branches), self.samples, last, -1)
+        placed.hidden(chunk.states)
 
+    def _around(self, layer: int) -> Around | None:
+        return self.replay.around(layer) if self.model.blocks_are_plain else None
+
+    def _hooked(self, chunk: _Chunk, layer: int) -> Tensor:
+        """What the model's own block gives, with the patches made by hooks."""
+        states = chunk.states[: len(chunk.branches)]
+        components = {patch.component for branch in chunk.branches for patch in branch.now} - {"hidden"}
         with ExitStack() as stack:
             edit = partial(self._edit, chunk, states)
             hooks = inner_hooks(stack, self.model, layer, components, states.shape[0] * self.samples, edit)
-            if top and one_scored and self.n > 1 and self.model.last_mlp_may_see_one_token:
+            if self._dropped(layer) == self.n - 1 > 0 and self.model.last_mlp_may_see_one_token:
                 stack.enter_context(self.model.only_last_token_in_mlp(layer))
-            chunk.states = self.replay.block(layer, states.flatten(0, 1)).view_as(states)
+            made = self.replay.block(layer, states.flatten(0, 1)).view_as(states)
         if any(hook.calls != 1 for hook in hooks):
             raise NotReplayableError(f"a patch at layer {layer} did not run: the model's forward is not plain")
-        for slot, branch in enumerate(chunk.branches):
-            for patch in branch.now:
-                if patch.component == "hidden" and patch.position >= self.start:
-                    chunk.states[slot, :, patch.position - self.start] = self.baseline.value(patch)
-        chunk.states = self._kept(layer, chunk.states)
+        dropped = self._dropped(layer)
+        return made[:, :, dropped:].clone() if dropped else made
 
     def _edit(self, chunk: _Chunk, given: Tensor, component: str, inner: Tensor) -> None:
         """Make the chunk's patches of one component; given: what the block was given."""
@@ -159,7 +177,12 @@ class Wave:
         for layer in {0, self.model.n_layers - 1}:
             given = self.baseline.inputs(layer, self.base)[:, self.start :]
             expected = self.baseline.states["hidden"][layer][rows, self.start :]
-            error = float((self.replay.block(layer, given) - expected).abs().max() / expected.abs().max())
+            around, block = self._around(layer), self.model.blocks[layer]
+            if around is None:
+                made = self.replay.block(layer, given)
+            else:
+                made = plain_block.run(block, given.clone(), around, Changes(), self.n, self.memory)
+            error = float((made - expected).abs().max() / expected.abs().max())
             if not error <= REPLAY_TOLERANCE.get(expected.dtype, 5e-2):
                 raise NotReplayableError(
                     f"replaying layer {layer} from token {self.start} differs from the full run by {error:.1e}"

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.model.lean import lean
+from rome_engine.model.memory import Memory
 from rome_engine.model.offload import in_memory
 from rome_engine.trace.baseline import Baseline
 from rome_engine.trace.birth import Births
@@ -54,16 +54,20 @@ def run(
     size = {start: budget.states(start) for start, _ in groups}
     batches = list(_batches(groups, size, budget.of_states))
     steps = _Steps(progress, len(cells), sum(map(len, groups.values())), len(batches) * (model.n_layers + 1))
+    work = Memory()
     for batch in batches:
         waves = [
-            Wave(model, baseline, births, budget.branches(start), [effective[one] for one in part], start, swapped)
+            Wave(
+                model, baseline, births, budget.branches(start), [effective[one] for one in part], start, swapped, work
+            )
             for start, swapped, part in batch
         ]
         for layer in range(-1, model.n_layers):
-            with _ready(model.blocks[layer]) if layer >= 0 else nullcontext():
+            with in_memory(model.blocks[layer]) if layer >= 0 else nullcontext():
                 for wave in waves:
                     wave.step(layer)
             steps.tell()
+        work.clear()  # the logits' turn
         metrics = iter(_measured(model, baseline, budget, torch.cat([top for wave in waves for top in wave.tops()])))
         for wave, (_, _, part) in zip(waves, batch, strict=True):
             for own in wave.owners():
@@ -102,13 +106,6 @@ class _Steps:
         self._done += 1
         if self._progress is not None:
             self._progress(self._cells - self._run + self._run * self._done // self._steps, self._cells)
-
-
-@contextmanager
-def _ready(block: nn.Module) -> Iterator[None]:
-    """A block's weights fetched where they are offloaded, and its parts run leanly."""
-    with in_memory(block), lean(block):
-        yield
 
 
 def _measured(

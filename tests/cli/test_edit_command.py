@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rome_engine.edit import Edit
+from rome_engine.edit import Edit, Health
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
-from tests.cli.conftest import PROMPT, Cli
+from tests.cli.conftest import PROMPT, Cli, refused
 from tests.edit.examples import random_edit
 
 PROMISED = ("before", "after", "layers", "delta_norm", "weight_norm", "denominator", "seconds", "edit_file")
@@ -72,6 +73,34 @@ def test_plain_transformers_loads_the_merged_folder(
     model = LanguageModel.load(str(neox))
     with torch.no_grad(), Edit.load("rome.safetensors").applied(model):
         assert torch.equal(loaded(input_ids=ids).logits, model.module(input_ids=ids).logits)
+
+
+def test_an_adapter_and_a_card_are_written_and_health_is_told(
+    cli: Cli, neox: Path, edit_options: list[object], here: Path
+) -> None:
+    written = ("--save", "rome.safetensors", "--adapter", "adapter", "--card", "card.md", "--merged", "merged")
+    record = cli(*edit_options, "--target", "Rome", *written, "--json").record
+    assert (record["adapter"], record["card"]) == ("adapter", "card.md")
+    assert record["health"]["perplexity_ratio"] < 1.2 and record["health"]["lost"] == 0
+    card = (here / "card.md").read_text()
+    assert (here / "merged" / "README.md").read_text() == (here / "adapter" / "README.md").read_text() == card
+    assert PROMPT in card and "r-rome" in card
+    loaded: Any = peft.AutoPeftModelForCausalLM.from_pretrained(str(here / "adapter"))
+    model = LanguageModel.load(str(neox))
+    ids = model.ids(model.tokenize(PROMPT))
+    with torch.no_grad(), Edit.load("rome.safetensors").applied(model):
+        assert torch.allclose(loaded(input_ids=ids).logits, model.module(input_ids=ids).logits, atol=1e-4)
+
+
+def test_a_damaged_model_is_not_written(
+    cli: Cli, edit_options: list[object], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rome_engine.edit.Checkup.of", lambda *_: Health(10.0, 13.0, 8, 1))
+    options = (*edit_options, "--target", "Rome", "--save", "rome.safetensors")
+    refused(cli(*options), "perplexity of held-out text goes from 10 to 13", "the policy warn")
+    assert not list(here.iterdir())
+    assert cli(*options, "--guard", "warn").code == 0
+    assert cli(*edit_options, "--target", "Rome", "--guard", "off", "--json").record["health"] is None
 
 
 def test_method_and_seed_reach_the_edit(cli: Cli, edit_options: list[object], here: Path) -> None:

@@ -74,7 +74,7 @@ BEFORE_LOADING = [
     ((*TRACE, "--out", "none/map.html"), ("the folder none does not exist", "make it first")),
     ((*EDIT, "--save", "none/e.safetensors"), ("the folder none does not exist",)),
     ((*EDIT, "--save", "."), ("it is a folder",)),
-    ((*EDIT, "--method", "memit"), ("no method 'memit'", "r-rome")),
+    ((*EDIT, "--method", "mimit"), ("no method 'mimit'", "r-rome")),
     ((*EDIT, "--layer=-1"), ("--layer", "greater than or equal to 0")),
     ((*EDIT, "--corpus", "none.txt"), ("no corpus none.txt", "give the path")),
     ((*ASK, "--top", "0"), ("--top", "greater than or equal to 1")),

@@ -62,11 +62,11 @@ def prompt(model: LanguageModel) -> Tensor:
 
 @pytest.mark.parametrize(
     ("family", "quantised", "near"),
-    [("llama", int8_by_hand, 0.05), ("gpt2", int8_by_hand, 0.05), ("llama", int8_by_torch, 0.3)],
+    [("llama", int8_by_hand, 0.05), ("gpt2", int8_by_hand, 0.05), ("llama", int8_by_torch, 0.2)],
 )
 def test_the_effect_is_that_in_the_model_itself(family: str, quantised: Any, near: float) -> None:
     model = tiny.language_model(family)
-    ids, edit = prompt(model), random_edit(model, (0, 1, 2, 3), rank=9)
+    ids, edit = prompt(model), random_edit(model, (0, 1, 2, 3), seed=1, rank=6)
     plain = answer(model.module, ids)
     with edit.applied(model):
         changed = answer(model.module, ids)

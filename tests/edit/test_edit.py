@@ -72,7 +72,7 @@ def test_an_error_while_applying_leaves_nothing_behind(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_stacked_edits_come_out_in_any_order(order: tuple[int, ...], dtype: torch.dtype) -> None:
     """After each removal the weights are those that the edits left, applied alone in their order, would make."""
     model, other = (tiny.language_model("gpt2", dtype=dtype) for _ in range(2))

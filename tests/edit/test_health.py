@@ -204,6 +204,13 @@ def test_the_packages_own_text_and_facts(model: LanguageModel) -> None:
         Checkup(model, "a")
 
 
+def test_a_model_whose_numbers_are_none_is_told_before_any_edit() -> None:
+    model = tiny.language_model("llama")
+    model.weight(2)[0, 0] = math.nan
+    with pytest.raises(EditError, match="not finite before any edit"):
+        Checkup(model, TEXT, [])
+
+
 @pytest.mark.embedded
 def test_the_default_edit_of_the_real_model_is_healthy(embedded_model: LanguageModel) -> None:
     from rome_engine.edit import edit_fact

@@ -188,7 +188,7 @@ def test_it_is_refused_where_it_does_not_belong(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     with ledger(model, folder=folder) as made:
         made.add("a", FACTS[:1])
-        with pytest.raises(StorageError, match="in use by another process|is a ledger already"):
+        with pytest.raises(StorageError, match=r"in use by another process"):
             Ledger.open(folder, model, moments(model))
     before = state(model)
     with pytest.raises(WrongWeightsError, match="other weights"):

@@ -45,6 +45,22 @@ def test_a_saved_edit_comes_back_exactly(model: LanguageModel, tmp_path: Path) -
         back.apply_(tiny.language_model("llama", seed=5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_loaded_edit_of_several_layers_makes_the_same_weights(
+    family: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = tiny.language_model(family, dtype=dtype)
+    before, edit = state(model), random_edit(model, (0, 2, 3), rank=3)
+    edit.save(tmp_path / "edit.safetensors")
+    with edit.applied(model):
+        once = state(model)
+    handle = Edit.load(tmp_path / "edit.safetensors").apply_(model)
+    assert bit_equal(model, once) and not bit_equal(model, before)
+    handle.undo()
+    assert bit_equal(model, before)
+
+
 def test_what_is_no_edit_is_refused_in_one_line(model: LanguageModel, tmp_path: Path) -> None:
     good = tmp_path / "good.safetensors"
     random_edit(model).save(good)

@@ -15,6 +15,7 @@ import torch
 from rome_engine.edit import values as module
 from rome_engine.edit.context import Contexts
 from rome_engine.edit.question import Batch, Question
+from rome_engine.edit.targets import already_answered, check_new, target_tokens
 from rome_engine.edit.value import Place, Value, ValueConfig, search
 from rome_engine.edit.values import values
 from rome_engine.errors import EditError, PromptTooLongError, StorageError, TargetError
@@ -162,22 +163,23 @@ def test_what_cannot_be_asked_is_said_before_anything_is_searched(monkeypatch: p
     )
     with searched(monkeypatch) as facts:
         for fact, kind, said in wrong:
+            others = [] if fact is known else FACTS  # one that is known already does not stop the others
             with pytest.raises(kind, match=said):
-                values(model, [*FACTS, fact], CONTEXTS, 1, CONFIG, store=None)
+                values(model, [*others, fact], CONTEXTS, 1, CONFIG, store=None)
     assert not facts
 
 
-def test_all_targets_that_are_already_answers_are_found_in_any_batch() -> None:
-    from rome_engine.edit.targets import check_new, target_tokens
-
+def test_targets_that_are_already_answers_are_found_in_any_batch(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny.shared("gpt2")
-    likeliest = [model.next_token_logits(model.tokenize(fact.prompt, fact.subject)).argmax() for fact in FACTS]
-    check_new(model, FACTS, [target_tokens(model, fact) for fact in FACTS])
+    likeliest = [(int(model.next_token_logits(model.tokenize(fact.prompt, fact.subject)).argmax()),) for fact in FACTS]
+    tokens = [target_tokens(model, fact) for fact in FACTS]
+    assert already_answered(model, FACTS, tokens) == []
     for index, token in enumerate(likeliest):
-        targets = [target_tokens(model, fact) for fact in FACTS]
-        targets[index] = (int(token),)
-        with pytest.raises(TargetError, match=FACTS[index].subject):
-            check_new(model, FACTS, targets)
+        assert already_answered(model, FACTS, [*tokens[:index], token, *tokens[index + 1 :]]) == [index]
+    check_new(model, FACTS, [likeliest[0], *tokens[1:]])
+    assert f"1 of {len(FACTS)} targets" in caplog.text
+    with pytest.raises(TargetError, match="already the answer"):
+        check_new(model, FACTS, likeliest)
 
 
 # Kept

@@ -36,7 +36,7 @@ class AlphaEdit(Spread):
     name: str = "alphaedit"
     keeps_history: bool = True
 
-    def default(self, model: LanguageModel, layer: int | None = None) -> AlphaEditConfig:
+    def published(self, model: LanguageModel, layer: int | None = None) -> AlphaEditConfig:
         """MEMIT's settings for a model with AlphaEdit's L2, up to this layer where one is named. Raises EditError."""
         return default_config(AlphaEditConfig, model, "alphaedit", layer)
 

@@ -29,7 +29,7 @@ class Emmet(Single):
 
     name: str = "emmet"
 
-    def default(self, model: LanguageModel, layer: int | None = None) -> EmmetConfig:
+    def published(self, model: LanguageModel, layer: int | None = None) -> EmmetConfig:
         """ROME's settings for a model with EMMET's scale, at this layer where one is named. Raises EditError."""
         preset = preset_for(model, "emmet")
         at = check_layer(model, preset.layers[-1] if layer is None else layer)

@@ -35,7 +35,7 @@ class Memit(Spread):
     name: str
     keeps_history: bool
 
-    def default(self, model: LanguageModel, layer: int | None = None) -> MemitConfig:
+    def published(self, model: LanguageModel, layer: int | None = None) -> MemitConfig:
         """The published or measured settings for a model, up to this layer where one is named. Raises EditError."""
         return default_config(MemitConfig, model, "memit", layer)
 

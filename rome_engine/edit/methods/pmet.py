@@ -24,7 +24,7 @@ class Pmet(Memit):
     keeps_history: bool = False
     place: ClassVar[Place] = "mlp"
 
-    def default(self, model: LanguageModel, layer: int | None = None) -> MemitConfig:
+    def published(self, model: LanguageModel, layer: int | None = None) -> MemitConfig:
         """The published or measured settings for a model, up to this layer where one is named. Raises EditError."""
         return default_config(MemitConfig, model, "pmet", layer)
 

@@ -29,7 +29,7 @@ class Rome(Single):
     at_bare: bool
     one_fact: ClassVar[bool] = True
 
-    def default(self, model: LanguageModel, layer: int | None = None) -> RomeConfig:
+    def published(self, model: LanguageModel, layer: int | None = None) -> RomeConfig:
         """The published or measured settings for a model, at this layer where one is named. Raises EditError."""
         preset = preset_for(model, "rome")
         return RomeConfig(check_layer(model, preset.layers[-1] if layer is None else layer), preset.value)

@@ -1,0 +1,50 @@
+"""Settings measured for a model's weights are picked up for these weights, and for no others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from rome_engine.edit import editor
+from rome_engine.edit.configuration import configured
+from rome_engine.edit.presets import find_preset, preset_path, save_preset
+from rome_engine.errors import EditError
+from tests import tiny
+
+
+@pytest.mark.parametrize("method", ["r-rome", "memit", "alphaedit", "emmet", "pmet"])
+def test_a_preset_is_picked_up(method: str) -> None:
+    model = tiny.shared("llama")
+    chosen = editor(method)
+    before = chosen.default(model)
+    at = {"layer": 2} if hasattr(before, "layer") else {"layers": (1, 2)}
+    better = replace(before, value=replace(before.value, clamp=1.5), top_k=7, **at)
+    save_preset(model, method, better, {"n": 3})
+    assert chosen.default(model) == better
+    named = chosen.default(model, 3)
+    assert chosen.layers(named)[-1] == 3 and named.value.clamp == 1.5
+    assert chosen.default(tiny.language_model("llama", seed=1)) == before
+    assert editor("rome").default(model) != better
+    record = find_preset(model, method)
+    assert record is not None and record["measured"] == {"n": 3} and "seed" not in record["config"]
+
+
+def test_a_damaged_preset_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny.shared("llama")
+    before = editor("memit").default(model)
+    path = save_preset(model, "memit", replace(before, weight=1.0), {})
+    assert path == preset_path(model, "memit", model.weight_hash())
+    path.write_text(path.read_text()[:50])
+    assert editor("memit").default(model) == before
+    assert "tune again" in caplog.text
+
+
+def test_settings_from_json() -> None:
+    default = editor("memit").default(tiny.shared("llama"))
+    found = configured(default, {"layers": [0, 1], "weight": 3, "value": {"clamp": 2}})
+    assert found == replace(default, layers=(0, 1), weight=3.0, value=replace(default.value, clamp=2.0))
+    with pytest.raises(EditError, match="no setting wieght: known are"):
+        configured(default, {"wieght": 3})
+    with pytest.raises(EditError, match="clamp above 0"):
+        configured(default, {"value": {"clamp": -1}})
