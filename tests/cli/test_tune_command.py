@@ -13,7 +13,8 @@ SUBJECTS = ("The Louvre", "The Eiffel Tower", "The Colosseum", "the Big Ben")
 
 
 @pytest.fixture
-def facts(tmp_path: Path, cache: Path) -> Path:
+def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # the other tests' moments are of fewer tokens
     path = tmp_path / "facts.json"
     record = {
         "prompt": "You can find {} in",

@@ -217,8 +217,8 @@ def test_a_target_that_is_already_the_answer_is_refused(method: Trained, monkeyp
     answer = model.generate([model.tokenize(AT_START.text)], 1, min_tokens=1)[0]
     monkeypatch.setattr(model, "target_ids", lambda text, _target: answer if text == AT_START.text else (7,))
     with pytest.raises(TargetError, match="'Italy' is already the answer"):
-        trained(model, method, FACT, AT_START)
-    assert trained(model, method, FACT).layers
+        trained(model, method, AT_START)
+    assert trained(model, method, FACT, AT_START).layers  # among others it is only told
 
 
 @both
