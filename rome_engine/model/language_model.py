@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rome_engine.errors import PromptTooLongError, TargetError, UnsupportedModelError
-from rome_engine.model import families, tokens
+from rome_engine.model import families, plain_block, tokens
 from rome_engine.model.architecture import Architecture, discover, is_conv1d
 from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.loading import load_pretrained
@@ -50,6 +50,7 @@ class LanguageModel:
         self.module: Any = module.eval()
         self.tokenizer: Any = tokenizer
         self.name = name
+        self._tried_as_plain: bool | None = None
         self.module.requires_grad_(False)
         probe = torch.arange(5)[None] + 1
         found = discover(module, lambda: self.module(input_ids=probe.to(self.device), use_cache=False))
@@ -166,12 +167,14 @@ class LanguageModel:
 
         return replay.attends_to_common_prefix(self)
 
-    @cached_property
+    @property
     def blocks_are_plain(self) -> bool:
-        """Whether the blocks can be computed as Llama's are: see `plain_block`."""
+        """Whether the blocks can be computed as Llama's are (see `plain_block`); they are tried once, without hooks."""
         from rome_engine.model import replay
 
-        return replay.blocks_are_plain(self)
+        if self._tried_as_plain is None and all(plain_block.is_plain(block) for block in self.blocks):
+            self._tried_as_plain = replay.blocks_are_plain(self)
+        return bool(self._tried_as_plain)
 
     def weight(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         """A view of the down-projection's weight, oriented so that value = weight @ key (+ bias).

@@ -116,7 +116,8 @@ def test_a_block_that_somebody_has_changed_is_not_plain() -> None:
         assert not is_plain(block)
         replay, _ = prepared(model, 4, 1)
         assert replay.around(1) is None and replay.around(0) is not None
-    assert is_plain(block)
+        assert not model.blocks_are_plain  # and that is not remembered
+    assert is_plain(block) and model.blocks_are_plain
     block.mlp.forward = block.mlp.forward
     assert not is_plain(block)
 
