@@ -82,6 +82,7 @@ def test_ctrl_c_in_the_middle(
         label, arguments = "tracing", ["trace", PROMPT, "-s", SUBJECT, "-m", neox, "--out", "trace.html", "--json"]
         arguments += ["--engine", "reference"]
     elif what == "edit":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(here.parent / "cache"))  # a value that is kept leaves nothing to stop
         label, arguments = "editing", [*edit_options, "-t", "Rome", "--save", "edit.safetensors", "--merged", "merged"]
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
