@@ -68,9 +68,21 @@ class WrongWeightsError(EditError):
     """The edit was made for other weights than the model has."""
 
 
+class BenchError(RomeEngineError):
+    """A benchmark that cannot be run as it was asked for."""
+
+
+class RunError(BenchError):
+    """A run's file that is no run, is in use, or belongs to another benchmark."""
+
+
 class StorageError(RomeEngineError):
     """A file or folder that cannot be read or written."""
 
 
 class NoRoomError(StorageError):
     """A file that cannot be written where it is: no room, or no right to."""
+
+
+class InUseError(StorageError):
+    """A file that another process is using."""

@@ -9,6 +9,7 @@ from rome_engine.bench.counterfact import CaseScores, score
 from rome_engine.edit.closed_form import ClosedForm
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.editor import Editor
+from rome_engine.edit.trained import Trained
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
@@ -61,6 +62,8 @@ def single_edits(
     """An edit for each fact alone; closed-form methods search their values together."""
     if isinstance(editor, ClosedForm):
         return editor.fit_each(model, facts, moments, config, _steps(progress))
+    if isinstance(editor, Trained):
+        return [editor.fit_whatever(model, [fact], config, _steps(progress)) for fact in facts]
     return [editor.fit(model, [fact], moments, config, _steps(progress)) for fact in facts]
 
 

@@ -20,7 +20,9 @@ from rome_engine.cli import (
     activations,
     ask,
     attribute,
+    bench,
     card,
+    compare,
     demo,
     edit,
     edit_facts,
@@ -60,6 +62,8 @@ app.command("activations", cls=Command)(activations.command)
 app.command("edit", cls=Command)(edit.command)
 app.command("edit-facts", cls=Command)(edit_facts.command)
 app.command("card", cls=Command)(card.command)
+app.command("bench", cls=Command)(bench.command)
+app.command("compare", cls=Command)(compare.command)
 app.command("tune", cls=Command)(tune.command)
 app.add_typer(ledger.app, name="ledger")
 app.command("ask", cls=Command)(ask.command)

@@ -138,12 +138,17 @@ class ClosedForm(ABC):
         moments: Moments,
         config: Any,
         progress: Progress | None = None,
+        *,
+        contexts: Contexts | None = None,
     ) -> list[Edit]:
-        """For each fact the edit that `fit` makes of it alone; the values are searched together."""
+        """For each fact the edit that `fit` makes of it alone; the values are searched together.
+
+        Facts whose targets are the answers already are edited like the rest.
+        """
         self._check(model, 1, moments, config, None)
         if not facts:
             return []
-        targets = self.search(model, facts, config, progress)
+        targets = self.search(model, facts, config, progress, contexts=contexts, new_only=False)
         clock = Clock(targets.seconds)
         weights = model.weight_hash()
         clock.lap("hash")
@@ -162,16 +167,17 @@ class ClosedForm(ABC):
         progress: Progress | None = None,
         *,
         contexts: Contexts | None = None,
+        new_only: bool = True,
     ) -> Targets:
         """The values of facts on the model as it is: the part of `fit` that takes the time.
 
-        contexts: None samples them from the model as it is.
+        contexts: None samples them from the model as it is. new_only: see `values.values`.
         """
         clock = Clock()
         contexts = self.contexts(model, config) if contexts is None else contexts
         clock.lap("contexts")
         layer = self.layers(config)[-1]
-        found = values(model, facts, contexts, layer, config.value, place=self.place, steps=progress)
+        found = values(model, facts, contexts, layer, config.value, place=self.place, steps=progress, new_only=new_only)
         clock.lap("value")
         return Targets(tuple(facts), contexts, tuple(found), clock.seconds)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Float32
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from rome_engine.edit.guard import require_finite
@@ -117,6 +117,10 @@ class Edit:
 
     def save(self, path: str | Path) -> None:
         """Write the edit as safetensors, its provenance as JSON in the file's header. Raises StorageError."""
+        write_whole(Path(path), self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         tensors, layers = {}, {}
         for layer, change in self.layers.items():
             tensors[f"{layer}.left"] = change.left.contiguous()
@@ -125,7 +129,7 @@ class Edit:
             layers[str(layer)] = numbers
         record = {"layers": layers, "provenance": self.provenance.to_dict()}
         metadata = {"format": FORMAT, "edit": json.dumps(record)}
-        write_whole(Path(path), save(tensors, metadata))
+        return bytes(save(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
@@ -137,20 +141,27 @@ class Edit:
         if not path.is_file():
             raise StorageError(f"there is no edit file {path}: check the path")
         try:
-            return cls._read(path)
+            content = path.read_bytes()
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-        except (SafetensorError, EditFileError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise EditFileError(f"{path} is damaged, or no edit: {reason[:200]}; make the edit again") from error
+        return cls.from_bytes(content, str(path))
 
     @classmethod
-    def _read(cls, path: Path) -> Edit:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise EditFileError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    def from_bytes(cls, content: bytes, name: str = "the content") -> Edit:
+        """The edit of what `to_bytes` gave. Raises EditFileError, which calls it by this name."""
+        try:
+            return cls._read(content)
+        except (SafetensorError, EditFileError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise EditFileError(f"{name} is damaged, or no edit: {reason[:200]}; make the edit again") from error
+
+    @classmethod
+    def _read(cls, content: bytes) -> Edit:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")  # safetensors: the header's length, the header, the tensors
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        if metadata.get("format") != FORMAT:
+            raise EditFileError(f"its format is {metadata.get('format')!r}, not {FORMAT!r}")
         record: dict[str, Any] = json.loads(metadata["edit"])
         layers = {
             int(layer): LayerEdit(left=tensors[f"{layer}.left"], right=tensors[f"{layer}.right"], **numbers)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from rome_engine.edit.edit import Edit
@@ -105,7 +106,7 @@ class Checkup:
     def __init__(self, model: LanguageModel, text: str | None = None, facts: Sequence[Fact] | None = None) -> None:
         self._model = model
         held_out = data_file("held_out.txt").read_text(encoding="utf-8") if text is None else text
-        self._windows = _windows(model, held_out)
+        self._windows = text_windows(model, held_out)
         self._perplexity = self._measure()
         if not math.isfinite(self._perplexity):
             raise EditError(f"the numbers of {model.name} are not finite before any edit: load it in float32")
@@ -128,17 +129,10 @@ class Checkup:
         lost = sum(answer != one[2] for one, answer in zip(others, answers, strict=True))
         return Health(self._perplexity, self._measure(), len(others), lost)
 
-    @torch.no_grad()
     def _measure(self) -> float:
-        """Perplexity of the held-out text: exp of the mean NLL of each window's tokens behind its first."""
-        total, count = 0.0, 0
-        for ids in self._windows:
-            logits: Tensor = self._model.module(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            said = logits.log_softmax(-1).gather(1, ids[0, 1:, None].to(logits.device))
-            total -= float(said.double().sum())
-            count += len(said)
-        mean = total / count
-        return math.exp(mean) if mean < 700 else math.inf
+        """Perplexity of the held-out text."""
+        found = [window_nll(self._model, ids) for ids in self._windows]
+        return perplexity_of(sum(total for total, _ in found) / sum(tokens for _, tokens in found))
 
 
 def apply_guarded(model: LanguageModel, edit: Edit, checkup: Checkup, limits: Limits | None = None) -> Handle:
@@ -189,11 +183,29 @@ def _answers(model: LanguageModel, prompts: Sequence[Prompt]) -> list[int]:
     return answers
 
 
-def _windows(model: LanguageModel, text: str) -> list[Tensor]:
-    ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    window = min(WINDOW, model.architecture.context or WINDOW)
+def text_windows(model: LanguageModel, text: str, window: int = WINDOW, tokens: int | None = None) -> list[Tensor]:
+    """The first `tokens` tokens of a text, one window after another, each (1, tokens) and of at most `window` tokens.
+
+    No document-start token is added. A window of one token, which has nothing to predict, is left out.
+    Raises PromptError for a text of less than two tokens.
+    """
+    ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:tokens]
+    window = min(window, model.architecture.context or window)
     parts = [ids[begin : begin + window] for begin in range(0, len(ids), window)]
     parts = [part for part in parts if len(part) > 1]
     if not parts:
         raise PromptError("the held-out text is too short: give one of some hundred words")
     return [torch.tensor([part], device=model.device) for part in parts]
+
+
+@torch.no_grad()
+def window_nll(model: LanguageModel, ids: Int[Tensor, "1 tokens"]) -> tuple[float, int]:
+    """The summed NLL in nats of a window's tokens behind its first, and how many these are."""
+    logits: Tensor = model.module(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    said = logits.log_softmax(-1).gather(1, ids[0, 1:, None].to(logits.device))
+    return -float(said.double().sum()), len(said)
+
+
+def perplexity_of(nll: float) -> float:
+    """exp of a mean NLL in nats; infinite where that is beyond what a float holds."""
+    return math.exp(nll) if not nll >= 700 else math.inf

@@ -65,6 +65,13 @@ class Trained(ABC):
         Raises EditError for no facts, a layer out of range, a loss that is not finite and whatever the guard refuses;
         TargetError and PromptError for a fact that cannot be asked or needs no edit.
         """
+        check_new(model, facts, [target_tokens(model, fact) for fact in facts])
+        return self.fit_whatever(model, facts, config, progress)
+
+    def fit_whatever(
+        self, model: LanguageModel, facts: Sequence[Fact], config: Any, progress: Progress | None = None
+    ) -> Edit:
+        """As `fit`, also where all targets are the answers already."""
         for layer in self.edited(config):
             require_present(model, check_layer(model, layer))
         clock = Clock()
@@ -95,9 +102,7 @@ class Trained(ABC):
 def _lessons(model: LanguageModel, facts: Sequence[Fact]) -> list[Lesson]:
     if not facts:
         raise EditError("there is no fact to fine-tune on: give at least one")
-    targets = [target_tokens(model, fact) for fact in facts]
-    check_new(model, facts, targets)
-    return [Lesson.of(model, fact, target) for fact, target in zip(facts, targets, strict=True)]
+    return [Lesson.of(model, fact, target_tokens(model, fact)) for fact in facts]
 
 
 def _layer_edit(model: LanguageModel, layer: int, left: Tensor, right: Tensor) -> LayerEdit:

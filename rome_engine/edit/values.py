@@ -37,13 +37,15 @@ def values(
     steps: Progress | None = None,
     store: Store = "cache",
     memory: int = MEMORY,
+    new_only: bool = True,
 ) -> list[Value]:
     """The value of each fact, in their order, to rounding as `value.search` finds it for one alone.
 
     progress(done, facts) is called after each fact, steps as `value.search` calls it, for one batch after another.
     store: the file in which finished values are kept, each as soon as it is done, and looked for first; "cache" is
     `values.sqlite` in the cache folder, and where that cannot be written a warning is logged; None keeps nothing.
-    memory: bytes a batch may use, beside what one fact takes anyway.
+    memory: bytes a batch may use, beside what one fact takes anyway. new_only: whether facts whose targets all are the
+    model's answers already are refused; a benchmark edits them like the rest.
 
     Raises TargetError and PromptError for a fact that cannot be asked, has no target, or whose target is already the
     answer, before anything is searched; EditError for a search that fails, StorageError for a store that is damaged.
@@ -60,7 +62,8 @@ def values(
         missing = {
             question: key for key, question in dict(zip(keys, questions, strict=True)).items() if key not in found
         }
-        check_new(model, [question.fact for question in missing], [question.target for question in missing])
+        if new_only:
+            check_new(model, [question.fact for question in missing], [question.target for question in missing])
         times = Counter(keys)
         done = sum(times[key] for key in found)
         for group in groups(list(missing), layer, memory):

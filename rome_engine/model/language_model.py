@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import LogitsProcessorList
 
 from rome_engine.errors import PromptTooLongError, TargetError, UnsupportedModelError
 from rome_engine.model import families, plain_block, tokens
@@ -24,6 +25,7 @@ from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.loading import load_pretrained
 from rome_engine.model.offload import device_of, is_offloaded, stored
 from rome_engine.model.proofs import Proof, prove, unembed
+from rome_engine.model.sampling import DrawnByRow
 from rome_engine.model.tokens import BosPolicy, Prompt
 
 Kind = Literal["hidden", "mlp", "attn"]
@@ -239,10 +241,17 @@ class LanguageModel:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Prompt], tokens: int, *, top_k: int = 0, seed: int = 0, min_tokens: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        tokens: int,
+        *,
+        top_k: int = 0,
+        seed: int | Sequence[int] = 0,
+        min_tokens: int = 0,
     ) -> list[tuple[int, ...]]:
         """The tokens that follow each prompt: greedy for top_k 0, else sampled among the top_k with this seed.
 
+        seed: one for the batch; or one for each prompt, which then gets the same text in whatever batch it is.
         Prompts of any lengths go in one batch (padded on the left, with position ids). What the checkpoint's own
         generation settings say of sampling and penalties does not count. The global random state is left alone.
         """
@@ -251,10 +260,14 @@ class LanguageModel:
         pad = self._pad_id()
         ids = [[pad] * (longest - len(prompt.input_ids)) + list(prompt.input_ids) for prompt in prompts]
         mask = [[0] * (longest - len(prompt.input_ids)) + [1] * len(prompt.input_ids) for prompt in prompts]
-        sampling: dict[str, Any] = {"do_sample": True, "top_k": top_k} if top_k else {"do_sample": False}
+        sampling: dict[str, Any] = {"do_sample": False}
+        if top_k and isinstance(seed, int):
+            sampling = {"do_sample": True, "top_k": top_k}
+        elif top_k:
+            sampling["logits_processor"] = LogitsProcessorList([DrawnByRow(top_k, tokens, cast(Sequence[int], seed))])
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed if isinstance(seed, int) else 0)
             output: Tensor = self.module.generate(
                 input_ids=torch.tensor(ids, device=self.device),
                 attention_mask=torch.tensor(mask, device=self.device),
@@ -267,6 +280,15 @@ class LanguageModel:
             )
         ends = {*self._end_ids(), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id}
         return [_until(row[longest:].tolist(), ends) for row in output]
+
+    @property
+    def cache_bytes(self) -> int:
+        """What a token's keys and values take in all layers together, in bytes."""
+        config: Any = self.module.config.get_text_config()
+        all_heads = max(self.architecture.n_heads, 1)
+        heads = getattr(config, "num_key_value_heads", None) or all_heads
+        width = heads * (getattr(config, "head_dim", None) or self.architecture.d_model // all_heads)
+        return 2 * self.n_layers * width * self.dtype.itemsize
 
     # Tokens
 

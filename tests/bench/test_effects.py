@@ -76,7 +76,7 @@ def test_some_of_the_facts(model: LanguageModel) -> None:
 
 
 def answered(new: float, old: float | None, argmax: tuple[bool, ...]) -> Answered:
-    return Answered((-log(new), *(() if old is None else (-log(old),))), argmax)
+    return Answered((-log(new), *(() if old is None else (-log(old),))), tuple((top,) for top in argmax))
 
 
 def test_means_are_within_a_fact_first() -> None:

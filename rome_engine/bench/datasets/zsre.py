@@ -1,0 +1,35 @@
+"""zsRE for editing (Levy et al. 2017; De Cao et al. 2021; Mitchell et al. 2022), with or without portability questions.
+
+The unrelated question comes from Natural Questions, in which "nq question: " stands before it and nothing after. As in
+ROME's evaluation that prefix goes and a question mark comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rome_engine.bench.datasets.asked import learnt, record_of
+from rome_engine.bench.datasets.dataset import Schema
+from rome_engine.bench.datasets.fields import mapping, text
+from rome_engine.bench.record import Question, Record
+from rome_engine.fact_files import schemas
+
+PREFIX = "nq question: "
+
+
+def record(content: Mapping[str, Any], id: str) -> Record:
+    """One question: efficacy and paraphrase, locality on the unrelated question, portability on what follows."""
+    return record_of(learnt(schemas.fact(content)), id, *_others(content))
+
+
+def _others(content: Mapping[str, Any]) -> Iterator[Question]:
+    if content.get("loc") is not None:
+        asked = text(content, "loc").removeprefix(PREFIX)
+        yield Question("locality", asked if asked.endswith("?") else f"{asked}?", (text(content, "loc_ans"),))
+    follows = mapping(content, "portability")
+    if follows:
+        yield Question("portability", text(follows, "New Question"), (text(follows, "New Answer"),))
+
+
+SCHEMA = Schema("zsre", ("src alt",), record)

@@ -1,0 +1,103 @@
+"""Facts edited alone at one layer after the other, and scored under their own edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import exp
+from typing import Any
+
+import numpy as np
+
+from rome_engine.bench.counterfact import score
+from rome_engine.bench.edits import single_edits
+from rome_engine.bench.locate_result import SCORES, Array, Left
+from rome_engine.bench.nll import Asked, Chosen, target_nll
+from rome_engine.edit.edit import Edit
+from rome_engine.edit.editor import Editor
+from rome_engine.edit.per_row import per_row
+from rome_engine.errors import BenchError, EditError, PromptError
+from rome_engine.facts import Fact
+from rome_engine.model.language_model import LanguageModel
+from rome_engine.stats import SecondMoment
+
+Told = Callable[[str, int, int], None]
+
+
+def sweep(
+    model: LanguageModel,
+    editor: Editor,
+    facts: Sequence[Fact],
+    moments: Mapping[int, SecondMoment],
+    layers: Sequence[int],
+    progress: Told | None = None,
+) -> tuple[dict[str, Array], tuple[Left, ...]]:
+    """Of each fact edited alone at each layer (the last of several) its scores, (facts, layers), and what was refused.
+
+    es, em, ps, ns: as in `counterfact`; em is the rewrite magnitude. rewrite: how far the new target's probability p
+    comes of the way to 1, (p − p₀) / (1 − p₀), p₀ without the edit (Hase et al. 2023); p = e^−s, s its mean token NLL.
+    NaN where the method refused the edit, which is told, or where a fact has no such prompts. The facts of a layer are
+    scored together on one copy of the model. Raises BenchError where every edit is refused.
+    """
+    before = _probabilities(model, facts)
+    found = {name: np.full((len(facts), len(layers)), np.nan) for name in SCORES}
+    refused: list[Left] = []
+    for at, layer in enumerate(layers):
+        told = None if progress is None else partial(_at_layer, progress, f"layer {layer} ({at + 1} of {len(layers)})")
+        made = _edits(model, editor, facts, moments, editor.default(model, layer), told)
+        edits = {place: one for place, one in enumerate(made) if isinstance(one, Edit)}
+        refused += [
+            Left(facts[place].id or facts[place].text, str(one), layer)
+            for place, one in enumerate(made)
+            if place not in edits
+        ]
+        if edits:
+            places = list(edits)
+            scores = _scored(model, [facts[place] for place in places], list(edits.values()), before[places], told)
+            for name, values in scores.items():
+                found[name][places, at] = values
+    if len(refused) == len(facts) * len(layers):
+        raise BenchError(f"{editor.name} refused every edit, the first one because {refused[0].reason}")
+    return found, tuple(refused)
+
+
+def _at_layer(progress: Told, layer: str, what: str, done: int, total: int) -> None:
+    progress(f"{what}, {layer}", done, total)
+
+
+def _scored(
+    model: LanguageModel, facts: Sequence[Fact], edits: Sequence[Edit], before: Array, told: Told | None
+) -> dict[str, Array]:
+    """The scores of facts, each under its own edit, (facts,) each."""
+    with per_row(model, edits) as paths:
+        cases = score(model, facts, chosen=paths.choose, progress=None if told is None else partial(told, "scoring"))
+        after = _probabilities(model, facts, paths.choose)
+    found = {name: np.array([getattr(case, name) for case in cases]) for name in ("es", "em", "ps", "ns")}
+    return {**found, "rewrite": (after - before) / (1 - before)}
+
+
+def _edits(
+    model: LanguageModel,
+    editor: Editor,
+    facts: Sequence[Fact],
+    moments: Mapping[int, SecondMoment],
+    config: Any,
+    told: Told | None,
+) -> list[Edit | Exception]:
+    """Each fact's edit, or why there is none: together as long as none is refused, else one by one."""
+    try:
+        return list(single_edits(model, editor, facts, moments, config, told))
+    except (EditError, PromptError):
+        found: list[Edit | Exception] = []
+        for fact in facts:  # their values are searched, and kept
+            try:
+                found += single_edits(model, editor, [fact], moments, config, told)
+            except (EditError, PromptError) as error:
+                found.append(error)
+        return found
+
+
+def _probabilities(model: LanguageModel, facts: Sequence[Fact], chosen: Chosen | None = None) -> Array:
+    """Of each fact's new target, a geometric mean over its tokens, (facts,)."""
+    asked = [Asked(fact.text, (fact.target_new or "",), owner) for owner, fact in enumerate(facts)]
+    return np.array([exp(-answer.nll[0]) for answer in target_nll(model, asked, chosen=chosen)])

@@ -1,0 +1,92 @@
+"""What a benchmark run is: the method, the protocol, the metrics, the records and their order, as data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from rome_engine.bench.datasets import DataSet
+from rome_engine.bench.record import Record
+from rome_engine.errors import BenchError
+from rome_engine.model.language_model import LanguageModel
+from rome_engine.versions import versions
+
+Protocol = Literal["single", "batch", "sequential"]
+Order = Literal["file", "random"]
+
+GROUP = 16
+"""Records that are edited and scored together, or marked as done: a kill takes no more than these away."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run.
+
+    protocol: "single" edits each record from the untouched model; "batch" all records at once; "sequential" in batches
+    of `batch` records, each on top of those before, and scores all records edited so far after each batch. metrics: by
+    name. limit: the first so many records in this order. order: the file's, or drawn by `seed`.
+    Raises BenchError for numbers that make no sense.
+    """
+
+    method: str
+    metrics: tuple[str, ...]
+    protocol: Protocol = "single"
+    batch: int = 50
+    limit: int | None = None
+    order: Order = "file"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise BenchError(f"a batch has at least one record, not {self.batch}")
+        if self.limit is not None and self.limit < 1:
+            raise BenchError(f"a run has at least one record, not {self.limit}")
+        if not self.metrics:
+            raise BenchError("there is nothing to measure: name at least one metric")
+
+    def records(self, data: DataSet) -> tuple[Record, ...]:
+        """The records in the order in which they are edited."""
+        chosen = list(data.records)
+        if self.order == "random":
+            random.Random(self.seed).shuffle(chosen)
+        return tuple(chosen[: self.limit])
+
+    def batches(self, records: Sequence[Record]) -> list[range]:
+        """The positions that are edited together, for the protocols that edit on top of each other."""
+        size = self.batch if self.protocol == "sequential" else max(len(records), 1)
+        return [range(begin, min(begin + size, len(records))) for begin in range(0, len(records), size)]
+
+    def configuration(self, data: DataSet, config: Any, moments: dict[str, str]) -> dict[str, Any]:
+        """All that a run's numbers depend on but the model and the machine, as a JSON object."""
+        return {
+            **asdict(self),
+            "batch": self.batch if self.protocol == "sequential" else None,
+            "metrics": list(self.metrics),
+            "settings": asdict(config),
+            "moments": moments,
+            "group": GROUP,
+            "data": {"name": data.name, "sha256": data.sha256, "malformed": len(data.malformed)},
+        }
+
+
+def environment(model: LanguageModel) -> dict[str, Any]:
+    """What computes a run's numbers: weights, type, device, libraries, threads."""
+    device = model.device
+    return {
+        "model": model.name,
+        "weights": model.weight_hash(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "attention": str(model.module.config._attn_implementation),
+        "threads": torch.get_num_threads(),
+        **versions(),
+    }
+
+
+def grouped(records: Sequence[tuple[int, Record]]) -> list[Sequence[tuple[int, Record]]]:
+    """The pieces in which records, with their positions, are worked on: always the same ones."""
+    return [records[begin : begin + GROUP] for begin in range(0, len(records), GROUP)]

@@ -1,0 +1,149 @@
+"""A run's file: its configuration and environment, every record's rows, and what it needs to go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rome_engine.bench.run import Row, Run
+from rome_engine.errors import RunError, StorageError
+from rome_engine.files import finite
+from rome_engine.sqlite import SqliteFile
+
+APPLICATION = 0x524F4D42  # "ROMB", by which SQLite files are told apart
+VERSION = 1
+_TABLES = (
+    "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE records (position INTEGER NOT NULL, checkpoint INTEGER NOT NULL, id TEXT NOT NULL, "
+    "batch INTEGER NOT NULL, status TEXT NOT NULL, reason TEXT, seconds TEXT NOT NULL, figures TEXT NOT NULL, "
+    "texts TEXT NOT NULL, PRIMARY KEY (position, checkpoint))",
+    "CREATE TABLE general (checkpoint INTEGER NOT NULL, name TEXT NOT NULL, value REAL, "
+    "PRIMARY KEY (checkpoint, name))",
+    "CREATE TABLE states (name TEXT PRIMARY KEY, content BLOB NOT NULL)",
+)
+_COLUMNS = "position, checkpoint, id, batch, status, reason, seconds, figures, texts"
+_ABOUT = ("configuration", "environment", "total")
+
+
+class RunFile(SqliteFile):
+    """The file of a run that is going on, locked until it is closed. Raises as `SqliteFile` does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path, kind="benchmark run", application=APPLICATION, version=VERSION, tables=_TABLES, exclusive=True
+        )
+
+    def begin(self, configuration: Mapping[str, Any], environment: Mapping[str, Any], total: int) -> None:
+        """Put down what the run is, or see that it is the one in the file.
+
+        Raises RunError where the file is another benchmark's, naming the first difference.
+        """
+        given = dict(zip(_ABOUT, (configuration, environment, total), strict=True))
+        kept = self._about()
+        if not kept:
+            rows = [(name, json.dumps(value, sort_keys=True)) for name, value in given.items()]
+            with self.transaction():
+                self.sqlite.executemany("INSERT INTO about VALUES (?, ?)", rows)
+            return
+        for part in _ABOUT[:2]:
+            told = next(_differences(kept[part], json.loads(json.dumps(given[part]))), None)
+            if told is not None:
+                name, old, new = told
+                raise RunError(
+                    f"{self.path} was begun with {name} {_short(old)}, and now it is {_short(new)}: run it with the "
+                    "same, or name another file with --run"
+                )
+
+    def finished(self, checkpoint: int) -> set[int]:
+        """The positions that have a row at this checkpoint, done or failed."""
+        with self.errors():
+            query = "SELECT position FROM records WHERE checkpoint = ?"
+            return {position for (position,) in self.sqlite.execute(query, (checkpoint,))}
+
+    def keep(self, rows: Iterable[Row], general: Mapping[int, Mapping[str, float]] | None = None) -> None:
+        """Put down rows and figures of the whole model, all or none."""
+        numbers = [(at, name, value) for at, figures in (general or {}).items() for name, value in figures.items()]
+        with self.transaction():
+            self.sqlite.executemany(
+                f"INSERT OR REPLACE INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_written, rows)
+            )
+            self.sqlite.executemany("INSERT OR REPLACE INTO general VALUES (?, ?, ?)", numbers)
+
+    def has_general(self, checkpoint: int) -> bool:
+        """Whether there are figures of the whole model at this checkpoint."""
+        with self.errors():
+            query = "SELECT 1 FROM general WHERE checkpoint = ?"
+            return self.sqlite.execute(query, (checkpoint,)).fetchone() is not None
+
+    def state(self, name: str) -> bytes | None:
+        """Something kept to go on with."""
+        with self.errors():
+            found = self.sqlite.execute("SELECT content FROM states WHERE name = ?", (name,)).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def keep_states(self, contents: Mapping[str, bytes]) -> None:
+        """Keep things to go on with, all or none."""
+        with self.transaction():
+            self.sqlite.executemany("INSERT OR REPLACE INTO states VALUES (?, ?)", contents.items())
+
+    def read(self) -> Run:
+        """The run as it is now. Raises RunError for one that was not begun."""
+        kept = self._about()
+        if set(_ABOUT) - set(kept):
+            raise RunError(f"{self.path} holds no benchmark run yet: run the benchmark first")
+        with self.errors():
+            rows = [_row(found) for found in self.sqlite.execute(f"SELECT {_COLUMNS} FROM records ORDER BY 1, 2")]
+            general: dict[int, dict[str, float]] = {}
+            for at, name, value in self.sqlite.execute("SELECT checkpoint, name, value FROM general ORDER BY 1, 2"):
+                general.setdefault(at, {})[name] = float("nan") if value is None else value
+        return Run(self.path, kept["configuration"], kept["environment"], tuple(rows), general, kept["total"])
+
+    def _about(self) -> dict[str, Any]:
+        with self.errors():
+            return {name: json.loads(value) for name, value in self.sqlite.execute("SELECT name, value FROM about")}
+
+
+def read_run(path: str | Path) -> Run:
+    """A run from its file. Raises StorageError where there is none, RunError where it holds none."""
+    path = Path(path)
+    if not path.is_file():
+        raise StorageError(f"there is no benchmark run {path}: check the path")
+    with RunFile(path) as file:
+        return file.read()
+
+
+def _written(row: Row) -> Sequence[Any]:
+    said = (json.dumps(finite(part), sort_keys=True) for part in (dict(row.seconds), dict(row.figures), row.texts))
+    return (row.position, row.checkpoint, row.id, row.batch, row.status, row.reason, *said)
+
+
+def _row(found: Sequence[Any]) -> Row:
+    position, checkpoint, name, batch, status, reason, seconds, figures, texts = found
+    return Row(
+        position=position,
+        id=name,
+        checkpoint=checkpoint,
+        batch=batch,
+        status=status,
+        figures=json.loads(figures),
+        reason=reason,
+        seconds=json.loads(seconds),
+        texts=tuple((ask, text) for ask, text in json.loads(texts)),
+    )
+
+
+def _differences(kept: Any, given: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON values differ, by their innermost names."""
+    if isinstance(kept, dict) and isinstance(given, dict):
+        for key in (*kept, *(key for key in given if key not in kept)):
+            yield from _differences(kept.get(key), given.get(key), f"{name}.{key}" if name else key)
+    elif kept != given:
+        yield name, kept, given
+
+
+def _short(value: Any) -> str:
+    """A value for a message: a hash by its beginning."""
+    text = "unset" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return f"{text[:12]}…" if len(text) == 64 else text if len(text) <= 80 else f"{text[:77]}…"

@@ -1,0 +1,100 @@
+"""A benchmark run from its first record to its last, wherever an earlier sitting ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rome_engine.bench import sequential
+from rome_engine.bench.answering import MEMORY
+from rome_engine.bench.datasets import DataSet
+from rome_engine.bench.metrics import named
+from rome_engine.bench.plan import Plan, environment, grouped
+from rome_engine.bench.run import BEFORE, Row, Run
+from rome_engine.bench.run_file import RunFile
+from rome_engine.bench.untouched import Untouched
+from rome_engine.bench.work import Numbered, Told, Work
+from rome_engine.edit.methods import editor
+from rome_engine.errors import BenchError
+from rome_engine.model.language_model import LanguageModel
+from rome_engine.stats import SecondMoment
+
+Spread = Callable[[Iterable[Numbered]], Iterator[list[Row]]]
+"""Gives each piece's rows when they are there, in whatever order: where pieces are worked on elsewhere."""
+
+General = Callable[[LanguageModel], Mapping[str, float]]
+"""Figures of the whole model as it is, such as perplexity."""
+
+
+def run_benchmark(
+    model: LanguageModel,
+    plan: Plan,
+    data: DataSet,
+    path: str | Path,
+    *,
+    moments: Mapping[int, SecondMoment],
+    config: Any = None,
+    general: General | None = None,
+    memory: int = MEMORY,
+    untouched: Path | None = None,
+    spread: Spread | None = None,
+    told: Told | None = None,
+) -> Run:
+    """Run a benchmark into a file, or go on with it; the model is afterwards bit for bit what it was.
+
+    config: the method's settings; its default where left out. general: measured on the untouched model and, where the
+    edits stay in force, at each checkpoint. memory: bytes a batch may use. untouched: see `Untouched`. spread: where
+    records that are edited alone are worked on; here, where left out. told(phase, done, of) is called as work goes on.
+
+    The same call after a kill goes on and ends with the rows of a run that was never interrupted; a record that fails
+    is marked with its reason, and the rest goes on. Raises BenchError for a plan that cannot be carried out, RunError
+    for a file of another benchmark, InUseError for one that another process has open, StorageError.
+    """
+    method = editor(plan.method)
+    settings = method.default(model) if config is None else config
+    metrics = named(plan.metrics)
+    records = tuple(enumerate(plan.records(data)))
+    if not records:
+        raise BenchError(f"{data.name} has no record that can be used: {_first_reason(data)}")
+    layers = method.layers(settings)
+    about = {str(layer): _key(moments[layer]) for layer in layers if layer in moments}
+    batches = plan.batches([record for _, record in records])
+    batch_of = {position: number for number, batch in enumerate(batches) for position in batch}
+    with RunFile(Path(path)) as file, Untouched(model, untouched, memory) as answers:
+        file.begin(plan.configuration(data, settings, about), environment(model), len(records))
+        kept = sequential.Kept(file, dict.fromkeys(batch_of, 0) if plan.protocol == "single" else batch_of)
+        work = Work.of(model, method, moments, settings, metrics, answers, memory)
+        if general is not None:
+            kept.general(BEFORE, lambda: general(model))
+        if plan.protocol == "single":
+            _alone(work, records, kept, spread, told)
+        else:
+            sequential.run(work, records, batches, kept, general, told)
+        run: Run = file.read()
+        return run
+
+
+def _alone(work: Work, records: Numbered, kept: sequential.Kept, spread: Spread | None, told: Told | None) -> None:
+    """Each record from the untouched model. Groups are always the same ones, so that sums are rounded the same."""
+    groups = grouped(records)
+    for at, label in ((BEFORE, "asking the untouched model"), (0, "editing and scoring")):
+        done = kept.finished(at)
+        missing = [group for group in groups if not done.issuperset(position for position, _ in group)]
+        count = len(records) - sum(map(len, missing))
+        if told is not None:
+            told(label, count, len(records))
+        pieces = work.before if at == BEFORE else work.single
+        for rows in map(pieces, missing) if spread is None or at == BEFORE else spread(missing):
+            kept.rows(rows)
+            count += len(rows)
+            if told is not None:
+                told(label, count, len(records))
+
+
+def _key(moment: SecondMoment) -> str:
+    return "unknown" if moment.provenance is None else moment.provenance.key
+
+
+def _first_reason(data: DataSet) -> str:
+    return data.malformed[0].reason if data.malformed else "it is empty"

@@ -1,0 +1,97 @@
+"""How figures of runs are named and written, the same in the terminal, in Markdown and on pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rome_engine.bench.comparison import Comparison
+from rome_engine.bench.figures import Figure, base
+from rome_engine.bench.pairs import Pair
+from rome_engine.bench.statistics import RESAMPLES, Estimate
+from rome_engine.report.reading import MISSING, number
+
+BLANK = "\u00a0"
+"""Does not break, so that an interval stays on one line."""
+SHORT = 2
+"""Names of so many letters are the field's initials: ES, NM, S."""
+HEADLINE = ("s", "es", "ps", "ns", "free_em")
+"""Where the model answers freely much less succeeds (Yang et al. 2025): that figure stands beside the forced ones."""
+COLUMNS = 5
+"""Of figures in the leaderboard."""
+
+
+def figure_name(figure: Figure, among: Sequence[Figure]) -> str:
+    """Its name; with the version where another version stands beside it."""
+    name = base(figure.name)
+    shown = name.upper() if len(name) <= SHORT else name
+    several = sum(base(one.name) == name for one in among) > 1
+    return f"{shown}@{figure.name.partition('@')[2]}" if several else shown
+
+
+def headline(comparison: Comparison) -> list[Figure]:
+    """The figures of the leaderboard: all where they are few, else those of HEADLINE or, without these, the first."""
+    if len(comparison.figures) <= COLUMNS:
+        return list(comparison.figures)
+    found = [one for one in comparison.figures if base(one.name) in HEADLINE]
+    return found or list(comparison.figures[:COLUMNS])
+
+
+def scaled(value: float, figure: Figure, *, signed: bool = False) -> str:
+    """A value of the figure: shares in per cent, others as they are."""
+    if not figure.share:
+        return number(value, signed=signed)
+    shown = f"{abs(100 * value):.1f}"
+    sign = "−" if value < 0 else "+" if signed and value > 0 else ""
+    return (sign if float(shown) else "") + shown
+
+
+def estimated(found: Estimate, figure: Figure, *, signed: bool = False) -> str:
+    """A value with its interval, as far as there are any."""
+    if found.value is None:
+        return MISSING
+    value = scaled(found.value, figure, signed=signed)
+    reach = bounds(found, figure, signed=signed)
+    return value if reach == MISSING else f"{value} {reach}"
+
+
+def bounds(found: Estimate, figure: Figure, *, signed: bool = False) -> str:
+    """The interval; a dash where there is none."""
+    if found.low is None or found.high is None:
+        return MISSING
+    return f"[{scaled(found.low, figure, signed=signed)},{BLANK}{scaled(found.high, figure, signed=signed)}]"
+
+
+def unit(figure: Figure) -> str:
+    """Of what is written."""
+    return "%" if figure.share else figure.unit or ""
+
+
+def p_value(p: float | None) -> str:
+    """A p value; a very small one as a bound."""
+    if p is None:
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def effect_size(pair: Pair) -> str:
+    """How large a pair's difference is, in its own unit, with the discordant records."""
+    found = pair.effect
+    if found is None or found.value is None:
+        return MISSING
+    counts = "" if found.first_only is None else f" ({found.first_only}:{found.second_only})"
+    return f"{found.name} {number(found.value, signed=True)}{counts}"
+
+
+def caption(comparison: Comparison) -> list[str]:
+    """What was compared and how, and what a reader must know first."""
+    several = len(comparison.entries)
+    first = next(iter(comparison.about.values()))
+    data = first["configuration"]["data"]
+    source = data.get("name") or f"data {str(data['sha256'])[:12]}…"
+    return [
+        f"{several} run{'' if several == 1 else 's'} on {source}. Metrics: "
+        f"{', '.join(one.name for one in comparison.figures)}.",
+        f"Intervals are 95 %: BCa bootstrap over records ({RESAMPLES} draws, seed {comparison.seed}); where every "
+        "record succeeds, or none does, Clopper and Pearson's. Before is the untouched model on the same records.",
+        *comparison.notes,
+    ]

@@ -1,0 +1,113 @@
+"""Paired tests against brute force, sizes of differences, and Holm's correction by hand."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+
+from rome_engine.bench.paired import EXACT, SHUFFLES, effect, holm, mcnemar, paired_test, permutation
+from rome_engine.bench.statistics import Array, harmonic
+
+
+def column(*values: float) -> Array:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def enumerated(first: Array, second: Array) -> float:
+    """The share of all ways to exchange the runs within records whose difference is as large as the observed one."""
+    both = np.stack([first[:, 0], second[:, 0]])
+    observed = abs(float(both[0].mean() - both[1].mean()))
+    reached = 0
+    for signs in product((1, -1), repeat=len(first)):
+        reached += abs(float(np.mean(np.array(signs) * (both[0] - both[1])))) >= observed - 1e-12
+    return reached / 2 ** len(first)
+
+
+@pytest.mark.parametrize(("ahead", "behind"), [(0, 1), (5, 0), (7, 2), (3, 3), (20, 9), (1, 40)])
+def test_mcnemar_is_the_binomial_of_discordant_records(ahead: int, behind: int) -> None:
+    same = [1.0] * 6 + [0.0] * 4
+    first = column(*[1.0] * ahead, *[0.0] * behind, *same)
+    second = column(*[0.0] * ahead, *[1.0] * behind, *same)
+    count, fewer = ahead + behind, min(ahead, behind)
+    brute = min(1.0, 2 * sum(comb(count, k) for k in range(fewer + 1)) / 2**count)
+    assert mcnemar(first, second).p == pytest.approx(brute)
+    assert mcnemar(first, second) == mcnemar(second, first)
+    assert paired_test(first, second).name == "McNemar, exact"
+
+
+def test_permutation_is_the_full_enumeration() -> None:
+    random = np.random.default_rng(0)
+    for size in (1, 4, 9):
+        first, second = random.normal(0.5, 1.0, (size, 1)), random.normal(0.0, 1.0, (size, 1))
+        found = permutation(first, second)
+        assert found.p == pytest.approx(enumerated(first, second)) and found.name == "sign flips, exact"
+
+
+def test_records_that_do_not_differ_change_nothing() -> None:
+    first, second = column(0.9, 0.7, 0.8, 0.2), column(0.1, 0.3, 0.2, 0.5)
+    more = np.full((EXACT + 5, 1), 0.4)
+    alone, among = permutation(first, second), permutation(np.vstack([first, more]), np.vstack([second, more]))
+    assert among.p == alone.p == pytest.approx(enumerated(first, second))
+
+
+def test_drawn_exchanges_come_close_to_all_exchanges() -> None:
+    random = np.random.default_rng(1)
+    first, second = random.normal(0.35, 1.0, (EXACT + 1, 1)), random.normal(0.0, 1.0, (EXACT + 1, 1))
+    found, brute = permutation(first, second), enumerated(first, second)
+    assert "drawn" in found.name and found == permutation(first, second) != permutation(first, second, seed=1)
+    assert found.p == pytest.approx(brute, abs=4 * (brute * (1 - brute) / SHUFFLES) ** 0.5)
+
+
+def test_mcnemar_and_sign_flips_agree_on_figures_of_0_and_1() -> None:
+    first, second = column(*[1] * 9, *[0] * 2), column(*[0] * 9, *[1] * 2)
+    assert permutation(first, second).p == pytest.approx(mcnemar(first, second).p)
+
+
+def test_s_is_exchanged_as_a_whole() -> None:
+    random = np.random.default_rng(2)
+    first, second = random.random((8, 3)), random.random((8, 3))
+    reached = 0
+    observed = abs(harmonic(first.mean(0)) - harmonic(second.mean(0)))
+    for chosen in product((False, True), repeat=8):
+        swapped = np.array(chosen)[:, None]
+        one, other = np.where(swapped, second, first), np.where(swapped, first, second)
+        reached += bool(abs(harmonic(one.mean(0)) - harmonic(other.mean(0))) >= observed - 1e-12)
+    assert permutation(first, second, harmonic).p == pytest.approx(reached / 2**8)
+
+
+def test_identical_runs_do_not_differ() -> None:
+    whole, broken = column(1, 0, 1, 1), np.random.default_rng(3).random((30, 1))
+    for values in (whole, broken):
+        assert paired_test(values, values).p == 1.0
+        found = effect(values, values)
+        assert found is not None and found.value is None and found.reason == "no record differs"
+
+
+def test_false_findings_are_as_rare_as_they_should_be() -> None:
+    random = np.random.default_rng(4)
+    values = [random.normal(0.0, 1.0, (2, 12, 1)) for _ in range(200)]
+    small = sum(permutation(first, second).p <= 0.05 for first, second in values)
+    assert 1 <= small <= 20
+
+
+def test_sizes_of_differences() -> None:
+    found = effect(column(1, 1, 1, 0, 1), column(0, 0, 0, 1, 1))
+    assert found is not None and (found.name, found.first_only, found.second_only) == ("g", 3, 1)
+    assert found.value == 0.25
+    away = np.array([0.2, 0.4, -0.1, 0.3])
+    found = effect(column(*(away + 0.5)), column(0.5, 0.5, 0.5, 0.5))
+    assert found is not None and found.name == "d_z" and found.value == pytest.approx(away.mean() / away.std(ddof=1))
+    constant = effect(column(0.5, 0.7, 0.9), column(0.4, 0.6, 0.8))
+    assert constant is not None and constant.value is None and constant.reason == "all records differ by the same"
+    lone = effect(column(0.5), column(0.4))
+    assert lone is not None and lone.value is None
+    assert effect(np.ones((4, 3)), np.zeros((4, 3))) is None
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01, .02, .03, .04 times 4, 3, 2, 1: .04, .06, .06, .04, and no one less than the one before.
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
