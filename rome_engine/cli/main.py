@@ -28,6 +28,7 @@ from rome_engine.cli import (
     edit_facts,
     ledger,
     lens,
+    locate_edit,
     model,
     screen,
     stats,
@@ -57,6 +58,7 @@ app.command("trace", cls=Command)(trace.command)
 app.command("trace-facts", cls=Command)(trace_facts.command)
 app.command("lens", cls=Command)(lens.command)
 app.command("attribute", cls=Command)(attribute.command)
+app.command("locate-edit", cls=Command)(locate_edit.command)
 app.command("screen", cls=Command)(screen.command)
 app.command("activations", cls=Command)(activations.command)
 app.command("edit", cls=Command)(edit.command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from rome_engine.edit.closed_form import Change, Clock, ClosedForm, Moments, Targets, layer_edit
@@ -23,7 +23,9 @@ class SingleConfig:
     """Settings of the editors of one layer.
 
     layer: the edited one. value: of the value search. lengths, top_k, seed: of the sampled contexts, see
-    `context.sample`. guard: limits on the update. jitter: what is added to the diagonal of C, as a share of its mean;
+    `context.sample`. halved: whether the bare prompt counts for one half of a mean key, as in MEMIT, and not for one of
+    the contexts, as published: a prompt whose first token is the subject's has a key unlike those in contexts, which
+    a plain mean misses. guard: limits on the update. jitter: what is added to the diagonal of C, as a share of its mean;
     without one a C that is singular is refused.
     """
 
@@ -32,6 +34,7 @@ class SingleConfig:
     lengths: tuple[int, ...] = ROME_LENGTHS
     top_k: int = 5
     seed: int = 0
+    halved: bool = False
     guard: Guard = field(default_factory=Guard)
     jitter: float = 0.0
 
@@ -52,7 +55,8 @@ class Single(ClosedForm):
 
     def contexts(self, model: LanguageModel, config: Any) -> Contexts:
         """ROME's."""
-        return sample(model, lengths=config.lengths, top_k=config.top_k, seed=config.seed)
+        found = sample(model, lengths=config.lengths, top_k=config.top_k, seed=config.seed)
+        return replace(found, halved=config.halved)
 
     def changes(
         self, model: LanguageModel, targets: Targets, moments: Moments, config: Any, history: History, clock: Clock
