@@ -76,6 +76,10 @@ class RunError(BenchError):
     """A run's file that is no run, is in use, or belongs to another benchmark."""
 
 
+class ClusterError(RomeEngineError):
+    """A Ray cluster that cannot be used, or workers of one that cannot do what they were given."""
+
+
 class StorageError(RomeEngineError):
     """A file or folder that cannot be read or written."""
 

@@ -28,8 +28,9 @@ class Plan:
 
     protocol: "single" edits each record from the untouched model; "batch" all records at once; "sequential" in batches
     of `batch` records, each on top of those before, and scores all records edited so far after each batch. metrics: by
-    name. limit: the first so many records in this order. order: the file's, or drawn by `seed`.
-    Raises BenchError for numbers that make no sense.
+    name. limit: the first so many records in this order. order: the file's, or drawn by `seed`. text: sha256 of the
+    text whose perplexity is measured, where one is.
+    Raises BenchError for numbers that make no sense, and for a text where no edit stays in force.
     """
 
     method: str
@@ -39,12 +40,15 @@ class Plan:
     limit: int | None = None
     order: Order = "file"
     seed: int = 0
+    text: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise BenchError(f"a batch has at least one record, not {self.batch}")
         if self.limit is not None and self.limit < 1:
             raise BenchError(f"a run has at least one record, not {self.limit}")
+        if self.text is not None and self.protocol == "single":
+            raise BenchError("a text's perplexity is measured on edits that stay in force: use batch or sequential")
         if not self.metrics:
             raise BenchError("there is nothing to measure: name at least one metric")
 

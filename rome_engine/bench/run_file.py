@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rome_engine.bench.run import Row, Run
 from rome_engine.errors import RunError, StorageError
 from rome_engine.files import finite
-from rome_engine.sqlite import SqliteFile
+from rome_engine.sqlite import SqliteFile, difference
 
 APPLICATION = 0x524F4D42  # "ROMB", by which SQLite files are told apart
 VERSION = 1
@@ -28,11 +28,18 @@ _ABOUT = ("configuration", "environment", "total")
 
 
 class RunFile(SqliteFile):
-    """The file of a run that is going on, locked until it is closed. Raises as `SqliteFile` does."""
+    """The file of a run that is going on, locked until it is closed; or one that is read. Raises as `SqliteFile`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, reading: bool = False) -> None:
         super().__init__(
-            path, kind="benchmark run", application=APPLICATION, version=VERSION, tables=_TABLES, exclusive=True
+            path,
+            kind="benchmark run",
+            application=APPLICATION,
+            version=VERSION,
+            tables=_TABLES,
+            exclusive=True,
+            reading=reading,
+            another="name another file" if reading else "name another file with --run",
         )
 
     def begin(self, configuration: Mapping[str, Any], environment: Mapping[str, Any], total: int) -> None:
@@ -47,14 +54,10 @@ class RunFile(SqliteFile):
             with self.transaction():
                 self.sqlite.executemany("INSERT INTO about VALUES (?, ?)", rows)
             return
-        for part in _ABOUT[:2]:
-            told = next(_differences(kept[part], json.loads(json.dumps(given[part]))), None)
+        for part, now in (("configuration", configuration), ("environment", environment)):
+            told = difference(kept[part], now)
             if told is not None:
-                name, old, new = told
-                raise RunError(
-                    f"{self.path} was begun with {name} {_short(old)}, and now it is {_short(new)}: run it with the "
-                    "same, or name another file with --run"
-                )
+                raise RunError(f"{self.path} {told}")
 
     def finished(self, checkpoint: int) -> set[int]:
         """The positions that have a row at this checkpoint, done or failed."""
@@ -106,11 +109,14 @@ class RunFile(SqliteFile):
 
 
 def read_run(path: str | Path) -> Run:
-    """A run from its file. Raises StorageError where there is none, RunError where it holds none."""
+    """A run from its file, which is left as it is and may lie where nothing can be written.
+
+    Raises StorageError where there is none, InUseError where a process is writing it, RunError where it holds none.
+    """
     path = Path(path)
     if not path.is_file():
         raise StorageError(f"there is no benchmark run {path}: check the path")
-    with RunFile(path) as file:
+    with RunFile(path, reading=True) as file:
         return file.read()
 
 
@@ -132,18 +138,3 @@ def _row(found: Sequence[Any]) -> Row:
         seconds=json.loads(seconds),
         texts=tuple((ask, text) for ask, text in json.loads(texts)),
     )
-
-
-def _differences(kept: Any, given: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two JSON values differ, by their innermost names."""
-    if isinstance(kept, dict) and isinstance(given, dict):
-        for key in (*kept, *(key for key in given if key not in kept)):
-            yield from _differences(kept.get(key), given.get(key), f"{name}.{key}" if name else key)
-    elif kept != given:
-        yield name, kept, given
-
-
-def _short(value: Any) -> str:
-    """A value for a message: a hash by its beginning."""
-    text = "unset" if value is None else value if isinstance(value, str) else json.dumps(value)
-    return f"{text[:12]}…" if len(text) == 64 else text if len(text) <= 80 else f"{text[:77]}…"

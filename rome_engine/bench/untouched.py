@@ -16,7 +16,7 @@ import torch
 from rome_engine.bench.answering import MEMORY, answer
 from rome_engine.bench.asks import Answer, Answers, Ask, ForcedAnswer, GeneratedAnswer, NextAnswer, ReadAnswer
 from rome_engine.bench.nll import Progress
-from rome_engine.errors import BenchError, NoRoomError
+from rome_engine.errors import BenchError, InUseError, NoRoomError
 from rome_engine.model.embedded import cache_home
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.sqlite import SqliteFile
@@ -95,7 +95,7 @@ class Untouched:
         try:
             with self._file.transaction():
                 self._file.sqlite.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-        except NoRoomError as error:
+        except (InUseError, NoRoomError) as error:
             log.warning("%s", error)
 
     def _read(self, kind: str, content: bytes) -> Answer:
@@ -134,6 +134,6 @@ def _opened(path: Path | None) -> SqliteFile | None:
             exclusive=False,
             wait=_WAIT,
         )
-    except (OSError, NoRoomError) as error:
+    except (OSError, InUseError, NoRoomError) as error:
         log.warning("the untouched model's answers are not kept: %s", error)
         return None

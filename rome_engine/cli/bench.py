@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rome_engine.cli import editing, options, output
+from rome_engine.cli import editing, options, output, spreading
 from rome_engine.cli.loading import load
-from rome_engine.errors import BenchError
+from rome_engine.errors import BenchError, StorageError
 
 if TYPE_CHECKING:
     from rome_engine.bench.datasets import DataSet
@@ -100,6 +101,8 @@ def command(
     ] = 1.0,
     corpus: editing.Corpus = None,
     tokens: editing.Tokens = options.TOKENS,
+    workers: spreading.Workers = None,
+    ray: spreading.Ray = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
@@ -116,34 +119,39 @@ def command(
     from rome_engine.bench.metrics import applicable, metrics, named
     from rome_engine.bench.plan import Plan
     from rome_engine.bench.runner import run_benchmark
+    from rome_engine.bench.spreading import check_protocol, spreader
     from rome_engine.edit import editor
     from rome_engine.report.run_saving import RUN_SUFFIXES, save_run
 
     files = output.checked(out, RUN_SUFFIXES)
     output.check_writable(run)
+    cluster = spreading.cluster(workers, ray)
+    if cluster is not None:
+        check_protocol(protocol)
     chosen = editor(method)
-    general = None if text is None else _perplexity(text)
+    general, about = (None, None) if text is None else _perplexity(text)
     if metric is not None:
         named(one for one in metric if one != "all")
     records = _read(read, name, data)
     wanted = applicable(records.records) if metric is None else tuple(_wanted(metric, tuple(metrics()), records))
-    plan = Plan(method, tuple(one.name for one in named(wanted)), protocol, batch, limit, order, seed)
+    plan = Plan(method, tuple(one.name for one in named(wanted)), protocol, batch, limit, order, seed, about)
     path = Path(f"bench-{Path(records.name).stem}-{method}-{protocol}.sqlite") if run is None else run
-    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    _check(path, files, [one for one in (data, text) if one is not None])
+    loading = (model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loaded = load(*loading)
     config = editing.settings(loaded, method, layer, seed, "warn")
     moments = editing.collected(loaded, chosen.layers(config), corpus, tokens)
-    with _Bars() as told, _quietly():
-        found = run_benchmark(
-            loaded,
-            plan,
-            records,
-            path,
-            moments=moments,
-            config=config,
-            general=general,
-            told=told,
-            memory=round(memory * 2**30),
-        )
+    given: Any = {"moments": moments, "config": config, "memory": round(memory * 2**30)}
+    with ExitStack() as work:
+        work.enter_context(_resumable(path))
+        told = work.enter_context(_Bars())
+        work.enter_context(_quietly())
+        spread = None
+        if cluster is not None:
+            copies = spreading.replica(loaded, *loading)
+            work.enter_context(spreading.aside())
+            spread = work.enter_context(spreader(cluster, copies, loaded, plan, **given))
+        found = run_benchmark(loaded, plan, records, path, general=general, spread=spread, told=told, **given)
     for file in files:
         save_run(found, file)
     if as_json:
@@ -151,6 +159,33 @@ def command(
     else:
         _show(found, records)
     output.written(path, *files)
+
+
+def _check(run: Path, files: list[Path], sources: list[Path]) -> None:
+    """Say before any work that a run cannot be kept in its file, or that one file would be written over another.
+
+    Raises StorageError, InUseError.
+    """
+    from rome_engine.bench.run_file import RunFile
+
+    taken = {source.resolve() for source in sources}
+    for path in (run, *files):
+        if path.resolve() in taken:
+            raise StorageError(f"cannot write {path}: this command reads it or writes it already; give another name")
+        taken.add(path.resolve())
+    output.check_writable(run)
+    if run.exists():
+        RunFile(run).close()
+
+
+@contextmanager
+def _resumable(run: Path) -> Iterator[None]:
+    """Says after an interruption where the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        said = f"interrupted: the finished records are kept in {run}, and the same command goes on from there"
+        raise typer.Exit(output.complain(said, 1, "")) from interrupt
 
 
 @contextmanager
@@ -197,16 +232,16 @@ def _wanted(given: list[str], known: tuple[str, ...], data: DataSet) -> list[str
     return list(dict.fromkeys(found))
 
 
-def _perplexity(path: Path) -> Callable[[LanguageModel], Mapping[str, float]]:
-    """What measures a file's perplexity. Raises StorageError for one that cannot be read."""
+def _perplexity(path: Path) -> tuple[Callable[[LanguageModel], Mapping[str, float]], str]:
+    """What measures a file's perplexity, and the content's sha256. Raises StorageError for one that cannot be read."""
     from rome_engine.bench.general import perplexity
-    from rome_engine.errors import StorageError
 
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"cannot read the text {path}: {error} (plain UTF-8 is wanted)") from error
-    return lambda model: {"perplexity": perplexity(model, content).value}
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return lambda model: {"perplexity": perplexity(model, content).value}, digest
 
 
 class _Bars:

@@ -23,9 +23,9 @@ class SingleConfig:
     """Settings of the editors of one layer.
 
     layer: the edited one. value: of the value search. lengths, top_k, seed: of the sampled contexts, see
-    `context.sample`. halved: whether the bare prompt counts for one half of a mean key, as in MEMIT, and not for one of
-    the contexts, as published: a prompt whose first token is the subject's has a key unlike those in contexts, which
-    a plain mean misses. guard: limits on the update. jitter: what is added to the diagonal of C, as a share of its mean;
+    `context.sample`. halved: whether the bare prompt counts for one half of a mean key, as in MEMIT, and not for one
+    context, as published: where the subject begins the prompt its key is unlike those in contexts, which a plain mean
+    misses. guard: limits on the update. jitter: what is added to the diagonal of C, as a share of its mean;
     without one a C that is singular is refused.
     """
 

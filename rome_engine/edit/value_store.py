@@ -11,27 +11,26 @@ import hashlib
 import json
 import logging
 import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import safetensors.torch
 
 from rome_engine.edit.question import Question
 from rome_engine.edit.value import Place, Value, ValueConfig
-from rome_engine.errors import NoRoomError, StorageError
+from rome_engine.errors import InUseError, NoRoomError
 from rome_engine.model.embedded import cache_home
+from rome_engine.sqlite import SqliteFile
 
 APPLICATION = 0x56414C53  # "VALS", by which SQLite files are told apart
 RECIPE = 1
 """Part of every key: another number where the search itself is changed, so that it would find other values."""
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS found "
-    "(key TEXT PRIMARY KEY, tensors BLOB NOT NULL, about TEXT NOT NULL, sha256 TEXT NOT NULL)"
+VERSION = 0
+_TABLES = (
+    "CREATE TABLE found (key TEXT PRIMARY KEY, tensors BLOB NOT NULL, about TEXT NOT NULL, sha256 TEXT NOT NULL)",
 )
 _TENSORS = ("target", "delta", "initial")
 _NUMBERS = ("losses", "stopped_early", "seconds")
@@ -65,39 +64,27 @@ def in_cache() -> ValueStore | None:
     if os.access(folder, os.W_OK):
         try:
             return ValueStore(folder / "values.sqlite")
-        except NoRoomError as error:
+        except (NoRoomError, InUseError) as error:
             _log.warning("%s", error)
             return None
     _log.warning("values are not kept, as %s cannot be written: XDG_CACHE_HOME names another folder", folder)
     return None
 
 
-class ValueStore:
-    """The file, made where it is not there yet; a context manager, which closes it.
-
-    Raises StorageError where it cannot be opened or written, is damaged, or is something else.
-    """
+class ValueStore(SqliteFile):
+    """The file, made where it is not there yet and shared with all that use it. Raises as `SqliteFile` does."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._errors():
-            self._sqlite = sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
-        try:
-            with self._errors():
-                self._open()
-        except BaseException:
-            self._sqlite.close()
-            raise
-
-    def __enter__(self) -> ValueStore:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._sqlite.close()
+        super().__init__(
+            path,
+            kind="store of values",
+            application=APPLICATION,
+            version=VERSION,
+            tables=_TABLES,
+            exclusive=False,
+            wait=_WAIT,
+            damaged="delete it, and the values will be searched again",
+        )
 
     def find(self, keys: Sequence[str]) -> dict[str, Value]:
         """Those values of these keys that are there, bit for bit as they were kept.
@@ -108,8 +95,8 @@ class ValueStore:
         for begin in range(0, len(keys), _AT_ONCE):
             some = keys[begin : begin + _AT_ONCE]
             query = f"SELECT key, tensors, about, sha256 FROM found WHERE key IN ({', '.join('?' * len(some))})"
-            with self._errors():
-                rows = self._sqlite.execute(query, some).fetchall()
+            with self.errors():
+                rows = self.sqlite.execute(query, some).fetchall()
             for key, tensors, about, sha256 in rows:
                 if _sha256(tensors, about) == sha256:
                     found[key] = _read(tensors, about)
@@ -121,35 +108,10 @@ class ValueStore:
         """Put down a value; it is on the disk then."""
         tensors = safetensors.torch.save({name: getattr(value, name).contiguous() for name in _TENSORS})
         about = json.dumps({name: getattr(value, name) for name in _NUMBERS})
-        with self._errors():
-            self._sqlite.execute(
+        with self.transaction():
+            self.sqlite.execute(
                 "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", (key, tensors, about, _sha256(tensors, about))
             )
-
-    def _open(self) -> None:
-        application = int(self._sqlite.execute("PRAGMA application_id").fetchone()[0])
-        empty = self._sqlite.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-        if not empty and application != APPLICATION:
-            raise StorageError(f"{self.path} is no store of values: name another file")
-        self._sqlite.execute("PRAGMA journal_mode = WAL")
-        self._sqlite.execute("PRAGMA synchronous = FULL")
-        if empty:
-            self._sqlite.execute(f"PRAGMA application_id = {APPLICATION}")
-            self._sqlite.execute(_TABLE)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """SQLite's errors as the package's own."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise StorageError(
-                    f"{self.path} is damaged ({error}): delete it, and the values will be searched again"
-                ) from error
-            remedy = "choose a folder that exists, is writable and has room"
-            raise NoRoomError(f"cannot keep values in {self.path}: {error} ({remedy})") from error
 
 
 def _read(tensors: bytes, about: str) -> Value:

@@ -15,7 +15,7 @@ from rome_engine.edit.question import Batch, Question
 from rome_engine.edit.targets import check_new, target_tokens
 from rome_engine.edit.value import Place, Progress, Value, ValueConfig, search
 from rome_engine.edit.value_store import ValueStore, content_key, in_cache
-from rome_engine.errors import NoRoomError
+from rome_engine.errors import InUseError, NoRoomError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 
@@ -82,7 +82,7 @@ def _keep(kept: ValueStore, key: str, value: Value, *, needed: bool) -> None:
     """Put down a value; where the cache cannot hold it, and nobody asked for it, that must not stop an edit."""
     try:
         kept.keep(key, value)
-    except NoRoomError as error:
+    except (InUseError, NoRoomError) as error:
         if needed:
             raise
         log.warning("%s", error)

@@ -67,7 +67,7 @@ def test_rome(name: str, layer: int, value: tuple[Any, ...]) -> None:
         ("llama-3", range(4, 9), (25, 0.1, 0.5, 0.75), 15000),
         ("qwen", range(4, 9), (25, 0.1, 1e-3, 0.75), 15000),
         ("mistral", range(4, 9), (25, 0.5, 1e-3, 4.0), 15000),
-        ("smollm2", range(8, 13), (25, 0.5, 0.5, 0.75), 1500),
+        ("smollm2", range(4, 9), (25, 1.2, 0.1, 1.5), 500),
     ],
 )
 def test_memit_and_what_alphaedit_shares_with_it(

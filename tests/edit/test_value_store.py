@@ -121,9 +121,9 @@ def test_a_database_of_something_else_is_left_alone(path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"cannot keep values in .*choose a folder"):
+    with pytest.raises(StorageError, match=r"cannot use the store of values .*choose a folder"):
         ValueStore(tmp_path / "nowhere" / "values.sqlite")
-    with pytest.raises(StorageError, match="cannot keep values in"):
+    with pytest.raises(StorageError, match="cannot use the store of values"):
         ValueStore(tmp_path)
 
 

@@ -313,7 +313,7 @@ def test_the_cache_is_the_store_where_no_other_is_named(
         first, again = (values(model, FACTS[:1], CONTEXTS, 1, CONFIG) for _ in range(2))
     assert len(facts) == 1 and same(first[0], again[0])
     assert (tmp_path / "new" / "cache" / "values.sqlite").is_file()
-    with pytest.raises(StorageError, match="cannot keep values"):
+    with pytest.raises(StorageError, match="cannot use the store of values"):
         values(model, FACTS[:1], CONTEXTS, 1, CONFIG, store=tmp_path / "nowhere" / "values.sqlite")
     # A cache that cannot be written is no reason not to search.
     monkeypatch.setattr("os.access", lambda *_: False)

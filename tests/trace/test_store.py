@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from rome_engine.errors import StorageError, TraceError
+from rome_engine.errors import InUseError, StorageError, TraceError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.trace import Settings, Tracer
@@ -174,7 +174,7 @@ def killed(folder: Path, after: int, pause: float) -> None:
     for line in child.stdout:
         if line.split() == ["tracing", str(after)]:
             if pause:
-                with pytest.raises(TraceError, match=r"another process is writing the run .*--run"):
+                with pytest.raises(InUseError, match=r"another process is using the run of trace-facts .*--run"):
                     RunStore(folder / "killed.sqlite", {})
             child.kill()
     assert child.wait() == -signal.SIGKILL
@@ -291,7 +291,7 @@ def test_other_facts_weights_tokens_and_types_are_refused(
 
 def test_a_second_writer_in_the_same_process_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
     path = tmp_path / "run.sqlite"
-    with RunStore(path, {"a": 1}), pytest.raises(TraceError, match="another process is writing"):
+    with RunStore(path, {"a": 1}), pytest.raises(InUseError, match="another process is using"):
         RunStore(path, {"a": 1})
     with RunStore(path, {"a": 1}) as store:
         assert not store.filtered
@@ -311,9 +311,9 @@ def test_files_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no run of trace-facts"):
         RunStore(other, {})
     assert other.read_bytes() == before
-    with pytest.raises(StorageError, match="cannot write the run"):
+    with pytest.raises(StorageError, match=r"cannot use the run of trace-facts .*choose a folder"):
         RunStore(tmp_path / "none" / "run.sqlite", {})
     with RunStore(tmp_path / "old.sqlite", {}) as store:
-        store._sqlite.execute("PRAGMA user_version = 99")
-    with pytest.raises(TraceError, match="another version of rome-engine"):
+        store.sqlite.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="another version of rome-engine"):
         RunStore(tmp_path / "old.sqlite", {})
