@@ -255,7 +255,9 @@ def test_methods_that_differ_in_their_algebra_only_ask_for_the_same_values(monke
     """So that what was searched for one is found again for another."""
     model, asked = tiny.language_model("llama"), []
 
-    def note(_model: Any, facts: Any, contexts: Any, layer: int, config: Any, *, place: str, steps: Any) -> list[Any]:
+    def note(
+        _model: Any, facts: Any, contexts: Any, layer: int, config: Any, *, place: str, **_others: Any
+    ) -> list[Any]:
         asked.append((tuple(facts), contexts, layer, config, place))
         return []
 
