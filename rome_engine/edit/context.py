@@ -25,14 +25,16 @@ _BRACES = str.maketrans("", "", "{}")
 class Contexts:
     """Templates that hold `{}` once, where a prompt is put; the first is `{}` alone, the bare prompt.
 
-    halved: a mean over the contexts is taken first among the sampled ones and then with the bare prompt's, which so
-    counts for one half.
+    bare: what the bare prompt counts for in a mean, the sampled ones sharing the rest; as much as each of those where
+    it is None.
     """
 
     templates: tuple[str, ...]
-    halved: bool = False
+    bare: float | None = None
 
     def __post_init__(self) -> None:
+        if self.bare is not None and not 0 <= self.bare <= 1:
+            raise EditError(f"bare={self.bare}: what the bare prompt counts for lies between 0 and 1")
         if not self.templates or self.templates[0] != PLACE:
             raise EditError("the first context must be the bare prompt, {}")
         for template in self.templates:
@@ -47,9 +49,10 @@ class Contexts:
     def weights(self) -> tuple[float, ...]:
         """What each context counts for in a mean; they add up to 1."""
         sampled = len(self.templates) - 1
-        if self.halved and sampled:
-            return (0.5, *[0.5 / sampled] * sampled)
-        return (1 / (sampled + 1),) * (sampled + 1)
+        if not sampled:
+            return (1.0,)
+        bare = 1 / (sampled + 1) if self.bare is None else self.bare
+        return (bare, *[(1 - bare) / sampled] * sampled)
 
     @property
     def hash(self) -> str:
@@ -82,17 +85,18 @@ def sample_begun(
     top_k: int = 5,
     seed: int = 0,
 ) -> Contexts:
-    """The bare prompt, and a sampled text of `length` tokens that begins with each of these words; means are halved.
+    """The bare prompt, and a sampled text of `length` tokens that begins with each of these words.
 
-    As `sample` else. Source: MEMIT (arXiv 2210.07229), whose published code samples one text of 10 tokens for each.
+    As `sample` else; the bare prompt counts for one half of a mean.
+    Source: MEMIT (arXiv 2210.07229), whose published code samples one text of 10 tokens for each.
     """
     if not openings:
-        return Contexts((PLACE,), halved=True)
+        return Contexts((PLACE,), bare=0.5)
     begun = [model.tokenize(opening) for opening in openings]
     more = length - min(len(prompt.input_ids) - prompt.prefix for prompt in begun)
     sampled = model.generate(begun, max(more, 1), top_k=top_k, seed=seed, min_tokens=max(more, 1))
     texts = [(*prompt.input_ids[prompt.prefix :], *ids)[:length] for prompt, ids in zip(begun, sampled, strict=True)]
-    return Contexts((PLACE, *(_template(model, ids) for ids in texts)), halved=True)
+    return Contexts((PLACE, *(_template(model, ids) for ids in texts)), bare=0.5)
 
 
 def _start(model: LanguageModel) -> int:

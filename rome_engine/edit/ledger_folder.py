@@ -214,7 +214,7 @@ def read_page(folder: Path) -> Page:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise EditFileError(f"its format is {record['format']!r}, not {FORMAT!r}")
-        contexts = Contexts(tuple(record["contexts"]["templates"]), record["contexts"]["halved"])
+        contexts = Contexts(tuple(record["contexts"]["templates"]), record["contexts"]["bare"])
         return Page(
             **{name: record[name] for name in ("method", "config", "base", "weights", "moments")},
             contexts=contexts,

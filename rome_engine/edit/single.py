@@ -23,9 +23,9 @@ class SingleConfig:
     """Settings of the editors of one layer.
 
     layer: the edited one. value: of the value search. lengths, top_k, seed: of the sampled contexts, see
-    `context.sample`. halved: whether the bare prompt counts for one half of a mean key, as in MEMIT, and not for one
-    context, as published: where the subject begins the prompt its key is unlike those in contexts, which a plain mean
-    misses. guard: limits on the update. jitter: what is added to the diagonal of C, as a share of its mean;
+    `context.sample`. bare: what the bare prompt counts for in a mean key; for as much as each context where it is None,
+    as published. Where the subject begins the prompt its key is unlike those in contexts, and a plain mean misses it.
+    guard: limits on the update. jitter: what is added to the diagonal of C, as a share of its mean;
     without one a C that is singular is refused.
     """
 
@@ -34,7 +34,7 @@ class SingleConfig:
     lengths: tuple[int, ...] = ROME_LENGTHS
     top_k: int = 5
     seed: int = 0
-    halved: bool = False
+    bare: float | None = None
     guard: Guard = field(default_factory=Guard)
     jitter: float = 0.0
 
@@ -56,7 +56,7 @@ class Single(ClosedForm):
     def contexts(self, model: LanguageModel, config: Any) -> Contexts:
         """ROME's."""
         found = sample(model, lengths=config.lengths, top_k=config.top_k, seed=config.seed)
-        return replace(found, halved=config.halved)
+        return replace(found, bare=config.bare)
 
     def changes(
         self, model: LanguageModel, targets: Targets, moments: Moments, config: Any, history: History, clock: Clock

@@ -111,7 +111,7 @@ def test_many_facts_together_have_the_states_of_each_alone(
     """Whatever is batched, padded and shared: against each text alone through the whole model."""
     monkeypatch.setattr("rome_engine.edit.key._TOKENS", tokens)
     model, layer = tiny.shared(family), 2
-    contexts = Contexts(("{}", "The capital. {}", "To visit it, you have to travel to England. {}"), halved=True)
+    contexts = Contexts(("{}", "The capital. {}", "To visit it, you have to travel to England. {}"), bare=0.5)
     subjects = Subjects(model, facts, contexts)
     mean, bare = subjects.mean(layer), subjects.bare(layer)
     for number, fact in enumerate(facts):
@@ -121,6 +121,27 @@ def test_many_facts_together_have_the_states_of_each_alone(
             assert _close(getattr(mean, name)[number], torch.tensor([0.5, 0.25, 0.25]) @ states)
             assert not _close(getattr(mean, name)[number], states.mean(0))
             assert _close(getattr(bare, name)[number], states[0])
+
+
+@pytest.mark.parametrize(
+    ("templates", "bare", "weights"),
+    [
+        (("{}", "a {}", "b {}"), None, (1 / 3, 1 / 3, 1 / 3)),
+        (("{}", "a {}", "b {}"), 0.7, (0.7, 0.15, 0.15)),
+        (("{}", "a {}"), 0.0, (0.0, 1.0)),
+        (("{}",), 0.7, (1.0,)),
+    ],
+)
+def test_what_the_bare_prompt_counts_for(
+    templates: tuple[str, ...], bare: float | None, weights: tuple[float, ...]
+) -> None:
+    assert Contexts(templates, bare).weights == pytest.approx(weights)
+
+
+@pytest.mark.parametrize("bare", [-0.1, 1.5])
+def test_a_bare_prompt_that_counts_for_what_cannot_be_is_refused(bare: float) -> None:
+    with pytest.raises(EditError, match="between 0 and 1"):
+        Contexts(("{}", "a {}"), bare)
 
 
 def _alone(model: Any, template: str, subject: str, layer: int) -> list[torch.Tensor]:

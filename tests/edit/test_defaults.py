@@ -49,13 +49,14 @@ def like(name: str) -> LanguageModel:
         ("llama-3", 5, (25, 0.5, 1e-3, 4.0)),
         ("qwen", 5, (25, 0.5, 1e-3, 4.0)),
         ("mistral", 5, (25, 0.5, 1e-3, 4.0)),
-        ("smollm2", 12, (20, 1.2, 0.1, 2.0)),
+        ("smollm2", 8, (10, 2.0, 0.5, 4.0)),
     ],
 )
 def test_rome(name: str, layer: int, value: tuple[Any, ...]) -> None:
     for method in ("rome", "r-rome"):
         config = editor(method).default(like(name))
         assert (config.layer, config.value) == (layer, ValueConfig(*value))
+        assert (config.bare, len(config.lengths)) == ((0.7, 10) if name == "smollm2" else (None, 20))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_rome(name: str, layer: int, value: tuple[Any, ...]) -> None:
         ("llama-3", range(4, 9), (25, 0.1, 0.5, 0.75), 15000),
         ("qwen", range(4, 9), (25, 0.1, 1e-3, 0.75), 15000),
         ("mistral", range(4, 9), (25, 0.5, 1e-3, 4.0), 15000),
-        ("smollm2", range(4, 9), (25, 1.2, 0.1, 1.5), 500),
+        ("smollm2", range(4, 9), (10, 2.4, 0.1, 1.5), 500),
     ],
 )
 def test_memit_and_what_alphaedit_shares_with_it(
@@ -77,7 +78,7 @@ def test_memit_and_what_alphaedit_shares_with_it(
     config, alphaedit = editor("memit").default(model), editor("alphaedit").default(model)
     assert (config.layers, config.value, config.weight) == (tuple(layers), ValueConfig(*value), weight)
     assert (alphaedit.layers, alphaedit.value, alphaedit.threshold) == (config.layers, config.value, 0.02)
-    assert alphaedit.l2 == (1.0 if name == "qwen" else 10.0)
+    assert alphaedit.l2 == (1.0 if name in ("qwen", "smollm2") else 10.0)
 
 
 def test_pmet_and_emmet() -> None:

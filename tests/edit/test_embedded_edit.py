@@ -43,4 +43,4 @@ def test_the_default_edit_is_within_the_guards_limits(edit: Edit) -> None:
     assert edit.provenance.method == "r-rome"
     assert change.relative_denominator == pytest.approx(1.0)
     assert change.delta_norm < 0.3 * change.weight_norm
-    assert edit.provenance.stopped_early and len(edit.provenance.losses[0]) <= 16
+    assert edit.provenance.losses[0][-1] < 0.3

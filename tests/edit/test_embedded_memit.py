@@ -23,8 +23,8 @@ ELSEWHERE = ("The Louvre is located in the city of", "The capital of France is")
 
 def test_three_facts_become_the_answer_and_their_neighbours_stay(embedded_model: LanguageModel) -> None:
     before, method = state(embedded_model), editor("memit")
-    config = replace(method.default(embedded_model), layers=(12,))
-    edit = method.fit(embedded_model, FACTS, stats.moments(embedded_model, [12]), config)
+    config = replace(method.default(embedded_model), layers=(8,))
+    edit = method.fit(embedded_model, FACTS, stats.moments(embedded_model, [8]), config)
     assert bit_equal(embedded_model, before) and edit.rank == 3
 
     def likelier(fact: Fact) -> float:

@@ -32,7 +32,8 @@ class Rome(Single):
     def published(self, model: LanguageModel, layer: int | None = None) -> RomeConfig:
         """The published or measured settings for a model, at this layer where one is named. Raises EditError."""
         preset = preset_for(model, "rome")
-        return RomeConfig(check_layer(model, preset.layers[-1] if layer is None else layer), preset.value)
+        at = check_layer(model, preset.layers[-1] if layer is None else layer)
+        return RomeConfig(at, preset.value, **preset.others)
 
     def ridge(self, moment: SecondMoment, config: RomeConfig) -> Ridge:
         """A = C and no ridge: the value is reached exactly."""
