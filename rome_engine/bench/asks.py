@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -57,6 +58,11 @@ class ForcedAnswer:
     nll: float
     hits: tuple[bool, ...]
 
+    @property
+    def finite(self) -> bool:
+        """Whether it can be compared: a comparison with NaN is only ever false."""
+        return isfinite(self.nll)
+
 
 @runtime_checkable
 class Reader(Protocol):
@@ -78,6 +84,11 @@ class NextAnswer:
     hidden: Float[Tensor, " d_model"]
     reader: Reader
 
+    @property
+    def finite(self) -> bool:
+        """Whether logits can be made of it."""
+        return bool(self.hidden.isfinite().all())
+
     def log_probs(self) -> Float[Tensor, " d_vocab"]:
         """Of every token, in float32."""
         with torch.no_grad():
@@ -91,6 +102,11 @@ class ReadAnswer:
 
     nll: float
 
+    @property
+    def finite(self) -> bool:
+        """Whether it is a number."""
+        return isfinite(self.nll)
+
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
@@ -99,6 +115,13 @@ class GeneratedAnswer:
     text: str
     ended: bool
 
+    @property
+    def finite(self) -> bool:
+        """True: where logits are NaN nothing is generated (`LanguageModel.generate`)."""
+        return True
+
+
+_SAID: dict[type, str] = {Forced: "scores of answers", Next: "next tokens", Read: "scores of texts"}
 
 Answer = ForcedAnswer | NextAnswer | ReadAnswer | GeneratedAnswer
 
@@ -108,6 +131,11 @@ class Answers:
 
     def __init__(self, found: Mapping[Ask, Answer]) -> None:
         self.found = found
+
+    def odd(self) -> list[str]:
+        """What of them is not finite, by kind and for people."""
+        kinds = {type(ask) for ask, one in self.found.items() if not one.finite}
+        return [said for kind, said in _SAID.items() if kind in kinds]
 
     def forced(self, text: str, target: str) -> ForcedAnswer:
         """Of a target after a text."""

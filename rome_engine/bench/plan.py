@@ -27,8 +27,8 @@ class Plan:
     """One run.
 
     protocol: "single" edits each record from the untouched model; "batch" all records at once; "sequential" in batches
-    of `batch` records, each on top of those before, and scores all records edited so far after each batch. metrics: by
-    name. limit: the first so many records in this order. order: the file's, or drawn by `seed`. text: sha256 of the
+    of `batch` records, each on top of those before, and scores all records edited so far after every `every`-th batch
+    and the last, after the others the newest batch alone. metrics: by name. limit: the first so many records in this order. order: the file's, or drawn by `seed`. text: sha256 of the
     text whose perplexity is measured, where one is.
     Raises BenchError for numbers that make no sense, and for a text where no edit stays in force.
     """
@@ -41,10 +41,13 @@ class Plan:
     order: Order = "file"
     seed: int = 0
     text: str | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise BenchError(f"a batch has at least one record, not {self.batch}")
+        if self.every < 1:
+            raise BenchError(f"all records are scored after every batch, or every so many, not every {self.every}")
         if self.limit is not None and self.limit < 1:
             raise BenchError(f"a run has at least one record, not {self.limit}")
         if self.text is not None and self.protocol == "single":
@@ -64,11 +67,17 @@ class Plan:
         size = self.batch if self.protocol == "sequential" else max(len(records), 1)
         return [range(begin, min(begin + size, len(records))) for begin in range(0, len(records), size)]
 
+    def scored(self, batches: Sequence[range], number: int) -> range:
+        """The positions that are scored after a batch: those of all so far, or its own."""
+        everything = number == len(batches) - 1 or (number + 1) % self.every == 0
+        return range(0 if everything else batches[number].start, batches[number].stop)
+
     def configuration(self, data: DataSet, config: Any, moments: dict[str, str]) -> dict[str, Any]:
         """All that a run's numbers depend on but the model and the machine, as a JSON object."""
         return {
             **asdict(self),
             "batch": self.batch if self.protocol == "sequential" else None,
+            "every": self.every if self.protocol == "sequential" else None,
             "metrics": list(self.metrics),
             "settings": asdict(config),
             "moments": moments,

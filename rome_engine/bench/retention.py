@@ -17,7 +17,8 @@ class Retention:
     """A figure of a sequential run.
 
     means: (batches, checkpoints), NaN before a batch was made and where no record has the figure. counts: how many
-    records each is the mean of. overall: at each checkpoint, over all records edited until then.
+    records each is the mean of. overall: at each checkpoint, over all records edited until then; of nothing where only
+    the newest batch was scored.
     """
 
     label: str
@@ -43,7 +44,8 @@ def retention(run: Run, label: str, figures: Sequence[Figure], seed: int = 0) ->
         overall = []
         for column, checkpoint in enumerate(checkpoints):
             there = [row for row in rows if row.checkpoint == checkpoint]
-            values = array(figure.values(there).values(), len(figure.parts))
+            everything = {row.batch for row in there}.issuperset(at for at in batches if at <= checkpoint)
+            values = array(figure.values(there if everything else []).values(), len(figure.parts))
             overall.append(estimate(values, figure.combine, share=figure.share, seed=seed))
             for line, batch in enumerate(batches):
                 cell = array(figure.values(row for row in there if row.batch == batch).values(), len(figure.parts))

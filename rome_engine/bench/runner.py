@@ -70,7 +70,7 @@ def run_benchmark(
         if plan.protocol == "single":
             _alone(work, records, kept, spread, told)
         else:
-            sequential.run(work, records, batches, kept, general, told)
+            sequential.run(work, records, plan, kept, general, told)
         run: Run = file.read()
         return run
 

@@ -1,4 +1,4 @@
-"""Edits on top of each other: batch after batch stays in force, and after each all records so far are scored."""
+"""Edits on top of each other: batch after batch stays in force, and after each the records so far are scored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import safetensors.torch
 from torch import Tensor
 
 from rome_engine.bench.effects import unaskable
-from rome_engine.bench.plan import grouped
+from rome_engine.bench.plan import Plan, grouped
 from rome_engine.bench.run import BEFORE, Row
 from rome_engine.bench.run_file import RunFile
 from rome_engine.bench.work import Numbered, Told, Work, failed, reason
@@ -78,7 +78,7 @@ class Kept:
 def run(
     work: Work,
     records: Numbered,
-    batches: Sequence[range],
+    plan: Plan,
     kept: Kept,
     general: Callable[[Any], Mapping[str, float]] | None,
     told: Told | None,
@@ -94,6 +94,7 @@ def run(
     why_not = _unaskable(work, records)
     keeps_history = getattr(work.editor, "keeps_history", False)
     history: dict[int, Any] = {}
+    batches = plan.batches([record for _, record in records])
     with ExitStack() as in_force:
         for number, batch in enumerate(batches):
             made = kept.batch(number) or _made(work, [records[at] for at in batch if at not in why_not], history, told)
@@ -104,7 +105,8 @@ def run(
                 in_force.callback(made.edit.apply_(work.model).undo)
                 history = extended(history, made.keys) if keeps_history else {}
             label = f"scoring batch {number + 1} of {len(batches)}"
-            _score(work, records[: batch.stop], why_not, number, kept, told, label)
+            scored = plan.scored(batches, number)
+            _score(work, records[scored.start : scored.stop], why_not, number, kept, told, label)
             if general is not None:
                 kept.general(number, lambda: general(work.model))
 
@@ -118,13 +120,13 @@ def _score(
     told: Told | None,
     label: str,
 ) -> None:
-    """The rows of all records so far; the groups are always the same ones, so that sums are rounded the same."""
+    """These records' rows; the groups are always the same ones, so that sums are rounded the same."""
     done = kept.finished(checkpoint)
     for group in grouped(records):
         if not done.issuperset(at for at, _ in group):
             rows = [failed(at, record, checkpoint, why_not[at]) for at, record in group if at in why_not]
             kept.rows([*rows, *work.edited([one for one in group if one[0] not in why_not], checkpoint)])
-        _tell(told, label, group[-1][0] + 1, len(records))
+        _tell(told, label, group[-1][0] - records[0][0] + 1, len(records))
 
 
 def _keep_missing(rows: Sequence[Row], checkpoint: int, kept: Kept) -> None:

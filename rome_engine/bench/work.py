@@ -171,6 +171,9 @@ class Work:
         before: Answers,
         seconds: Mapping[str, float],
     ) -> Row:
+        for answers, where in ((before, " on the untouched model"), (after, "")):
+            if odd := answers.odd():  # a metric would take it for an answer that is merely wrong
+                return failed(position, record, checkpoint, f"not finite{where}: {', '.join(odd)}")
         figures = {}
         for metric in self.metrics:
             value = metric.value(record, after, before)

@@ -51,6 +51,16 @@ def command(
     batch: Annotated[
         int, typer.Option(metavar="N", min=1, rich_help_panel=_WHAT, help="Records of a batch, for sequential.")
     ] = 50,
+    every: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            rich_help_panel=_WHAT,
+            help="For sequential: score all records so far after every N-th batch and the last, after the others the "
+            "newest batch alone.",
+        ),
+    ] = 1,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, rich_help_panel=_WHAT, help="Only the first N records.")
     ] = None,
@@ -134,7 +144,7 @@ def command(
         named(one for one in metric if one != "all")
     records = _read(read, name, data)
     wanted = applicable(records.records) if metric is None else tuple(_wanted(metric, tuple(metrics()), records))
-    plan = Plan(method, tuple(one.name for one in named(wanted)), protocol, batch, limit, order, seed, about)
+    plan = Plan(method, tuple(one.name for one in named(wanted)), protocol, batch, limit, order, seed, about, every)
     path = Path(f"bench-{Path(records.name).stem}-{method}-{protocol}.sqlite") if run is None else run
     _check(path, files, [one for one in (data, text) if one is not None])
     loading = (model, dtype, device, revision, trust_remote_code, device_map, offload_folder)

@@ -101,9 +101,10 @@ def _curve(kept: Retention, style: int, length: int) -> Curve:
     columns = []
     for name in ("value", "low", "high"):
         values = [getattr(found, name) for found in kept.overall]
-        column = np.full(length, np.nan)
-        column[list(kept.checkpoints)] = [np.nan if value is None else scale * value for value in values]
-        columns.append(column)
+        there = [(at, scale * value) for at, value in zip(kept.checkpoints, values, strict=True) if value is not None]
+        ats, points = zip(*there, strict=True) if there else ((0,), (np.nan,))
+        # A line from one measured checkpoint to the next, where those between were not measured.
+        columns.append(np.interp(np.arange(length), ats, points, left=np.nan, right=np.nan))
     return Curve(kept.label, columns[0], style, (columns[1], columns[2]))
 
 

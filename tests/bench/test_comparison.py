@@ -168,6 +168,14 @@ def test_retention_is_the_mean_of_each_batch_at_each_later_checkpoint() -> None:
     assert compare([counterfact("single", 1)]).retention == ()
 
 
+def test_a_checkpoint_where_only_the_newest_batch_was_scored_has_no_figure_over_all() -> None:
+    run = sequential("memit", batches=3, each=4)
+    kept = tuple(row for row in run.rows if row.checkpoint != 1 or row.batch == 1)
+    (one,) = (one for one in compare([replace(run, rows=kept)]).retention if one.figure.name == "es@1")
+    np.testing.assert_array_equal(one.counts, [[4, 0, 4], [0, 4, 4], [0, 0, 4]])
+    assert [found.n for found in one.overall] == [4, 0, 12] and one.overall[1].value is None
+
+
 def test_a_checkpoint_is_chosen() -> None:
     run = sequential("memit", batches=3, each=4)
     assert compare([run]).entries[0].checkpoint == 2

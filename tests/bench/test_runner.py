@@ -180,6 +180,25 @@ def test_retention_has_a_row_for_every_record_so_far_at_every_checkpoint(tmp_pat
     assert first["em@1"] != last["em@1"]
 
 
+def test_all_so_far_can_be_scored_after_every_so_many_batches_only(tmp_path: Path, small: None) -> None:
+    model = tiny.language_model("llama")
+    given = arguments(model, "memit-history")
+    runs = [
+        run_benchmark(
+            model, plan("memit-history", "sequential", batch=2, every=every), data(7), tmp_path / str(every), **given
+        )
+        for every in (1, 3)
+    ]
+    assert [[row.position for row in runs[1].at(at)] for at in (0, 1, 2, 3)] == [
+        [0, 1], [2, 3], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6],
+    ]  # fmt: skip
+    figures = [{(row.position, row.checkpoint): row.figures for row in run.rows} for run in runs]
+    for place, found in figures[1].items():
+        assert found == pytest.approx(figures[0][place], abs=1e-5)
+    with pytest.raises(BenchError, match="not every 0"):
+        plan("memit", "sequential", every=0)
+
+
 def test_what_fails_is_marked_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rome_engine.bench.asks import Answers, Forced
 from rome_engine.bench.record import Question, Record
+from rome_engine.errors import NotFiniteError
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -43,9 +44,13 @@ def next_log_probs(answers: Answers, texts: Sequence[str]) -> Float[Tensor, "tex
     """Of every token after each of one or more texts, in float64: a small divergence would drown in float32's rounding.
 
     One product for all texts, since reading the unembedding is what takes the time.
+    Raises NotFiniteError where a probability is NaN: no token is then the likeliest.
     """
     found = [answers.next(text) for text in texts]
     reader = found[0].reader
     with torch.no_grad():
         hidden = torch.stack([one.hidden for one in found]).to(reader.device, reader.dtype)
-        return reader.unembed(hidden).cpu().double().log_softmax(-1)
+        found_log_probs = reader.unembed(hidden).cpu().double().log_softmax(-1)
+    if bool(found_log_probs.isnan().any()):
+        raise NotFiniteError("not finite: the probabilities of next tokens")
+    return found_log_probs
