@@ -28,8 +28,8 @@ class Plan:
 
     protocol: "single" edits each record from the untouched model; "batch" all records at once; "sequential" in batches
     of `batch` records, each on top of those before, and scores all records edited so far after every `every`-th batch
-    and the last, after the others the newest batch alone. metrics: by name. limit: the first so many records in this order. order: the file's, or drawn by `seed`. text: sha256 of the
-    text whose perplexity is measured, where one is.
+    and the last, after the others the newest batch alone. metrics: by name. limit: the first so many records in this
+    order. order: the file's, or drawn by `seed`. text: sha256 of the text whose perplexity is measured, where one is.
     Raises BenchError for numbers that make no sense, and for a text where no edit stays in force.
     """
 
