@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,11 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A batch's edit and its facts' keys by layer (for a history); or why there is none."""
+    """A batch's edit and its facts' keys by layer (for a history), and the seconds it took; or why there is none."""
 
     edit: Edit | None
     keys: Mapping[int, Tensor]
     why: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +60,11 @@ class Kept:
         why = self.file.state(f"{number} failed")
         if why is not None:
             return Made(None, {}, why.decode())
-        edit, keys = self.file.state(f"{number} edit"), self.file.state(f"{number} keys")
-        if edit is None or keys is None:
+        edit, keys, seconds = (self.file.state(f"{number} {what}") for what in ("edit", "keys", "seconds"))
+        if edit is None or keys is None or seconds is None:
             return None
-        found = safetensors.torch.load(keys)
-        return Made(Edit.from_bytes(edit, f"the edit of batch {number}"), {int(at): of for at, of in found.items()})
+        found = {int(at): of for at, of in safetensors.torch.load(keys).items()}
+        return Made(Edit.from_bytes(edit, f"the edit of batch {number}"), found, seconds=float(seconds))
 
     def keep_batch(self, number: int, made: Made) -> None:
         """Put it down, where it is not there yet."""
@@ -72,7 +74,8 @@ class Kept:
             self.file.keep_states({f"{number} failed": made.why.encode()})
             return
         content = safetensors.torch.save({str(at): of.contiguous() for at, of in made.keys.items()})
-        self.file.keep_states({f"{number} edit": made.edit.to_bytes(), f"{number} keys": content})
+        states = {"edit": made.edit.to_bytes(), "keys": content, "seconds": repr(made.seconds).encode()}
+        self.file.keep_states({f"{number} {what}": content for what, content in states.items()})
 
 
 def run(
@@ -106,7 +109,8 @@ def run(
                 history = extended(history, made.keys) if keeps_history else {}
             label = f"scoring batch {number + 1} of {len(batches)}"
             scored = plan.scored(batches, number)
-            _score(work, records[scored.start : scored.stop], why_not, number, kept, told, label)
+            spent = {at: made.seconds / len(batch) for at in batch if at not in why_not}
+            _score(work, records[scored.start : scored.stop], why_not, spent, number, kept, told, label)
             if general is not None:
                 kept.general(number, lambda: general(work.model))
 
@@ -115,18 +119,27 @@ def _score(
     work: Work,
     records: Numbered,
     why_not: Mapping[int, str],
+    spent: Mapping[int, float],
     checkpoint: int,
     kept: Kept,
     told: Told | None,
     label: str,
 ) -> None:
-    """These records' rows; the groups are always the same ones, so that sums are rounded the same."""
+    """These records' rows; the groups are always the same ones, so that sums are rounded the same.
+
+    spent: seconds of the edit, of the newest batch's records.
+    """
     done = kept.finished(checkpoint)
     for group in grouped(records):
         if not done.issuperset(at for at, _ in group):
             rows = [failed(at, record, checkpoint, why_not[at]) for at, record in group if at in why_not]
-            kept.rows([*rows, *work.edited([one for one in group if one[0] not in why_not], checkpoint)])
+            rows += work.edited([one for one in group if one[0] not in why_not], checkpoint)
+            kept.rows(_timed(row, spent) for row in rows)
         _tell(told, label, group[-1][0] - records[0][0] + 1, len(records))
+
+
+def _timed(row: Row, spent: Mapping[int, float]) -> Row:
+    return replace(row, seconds={"edit": spent[row.position], **row.seconds}) if row.position in spent else row
 
 
 def _keep_missing(rows: Sequence[Row], checkpoint: int, kept: Kept) -> None:
@@ -151,9 +164,10 @@ def _made(work: Work, records: Numbered, history: Mapping[int, Any], told: Told 
     facts = [fact for _, record in records for fact in record.edits]
     if not facts:
         return Made(None, {}, "no record of its batch can be edited")
+    began = time.perf_counter()
     try:
         edit, keys = work.solved(facts, history, told)
     except Exception as error:  # of whichever kind: the other batches are worth having
         log.debug("a batch failed", exc_info=True)
         return Made(None, {}, reason(error))
-    return Made(edit, keys)
+    return Made(edit, keys, seconds=time.perf_counter() - began)

@@ -173,6 +173,8 @@ def test_retention_has_a_row_for_every_record_so_far_at_every_checkpoint(tmp_pat
     )  # fmt: skip
     assert [len(run.at(checkpoint)) for checkpoint in (BEFORE, 0, 1, 2)] == [7, 3, 6, 7]
     assert [row.batch for row in run.at(2)] == [0, 0, 0, 1, 1, 1, 2]
+    assert ["edit" in row.seconds for row in run.at(2)] == [False] * 6 + [True]
+    assert sum(row.seconds["edit"] > 0 for at in (0, 1, 2) for row in run.at(at) if "edit" in row.seconds) == 7
     assert len(set(seen)) == 4 and seen[0] == model.weight_hash()
     assert [run.general[at]["perplexity"] for at in (BEFORE, 0, 1, 2)] == [1, 2, 3, 4]
     # What a later batch does to an earlier record is seen.
