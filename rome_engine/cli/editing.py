@@ -173,4 +173,4 @@ def show_written(record: dict[str, Any]) -> None:
     for name in names:
         output.written(record[name])
     if not any(record[name] for name in names):
-        output.stderr().print("nothing was kept: give --save FILE or --merged FOLDER", highlight=False)
+        output.stderr().print("nothing was kept: give --save FILE, --merged FOLDER or --adapter FOLDER", highlight=False)

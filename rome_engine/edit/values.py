@@ -41,7 +41,8 @@ def values(
 ) -> list[Value]:
     """The value of each fact, in their order, to rounding as `value.search` finds it for one alone.
 
-    progress(done, facts) is called after each fact, steps as `value.search` calls it, for one batch after another.
+    progress(done, facts) is called after each fact; steps after each step, with the steps of all facts so far and in
+    all, and the loss.
     store: the file in which finished values are kept, each as soon as it is done, and looked for first; "cache" is
     `values.sqlite` in the cache folder, and where that cannot be written a warning is logged; None keeps nothing.
     memory: bytes a batch may use, beside what one fact takes anyway. new_only: whether facts whose targets all are the
@@ -67,7 +68,8 @@ def values(
         times = Counter(keys)
         done = sum(times[key] for key in found)
         for group in groups(list(missing), layer, memory):
-            for question, value in search(Batch(group), layer, config, place=place, progress=steps):
+            counted = None if steps is None else _counted(steps, done, len(group), len(facts))
+            for question, value in search(Batch(group), layer, config, place=place, progress=counted):
                 key = missing[question]
                 found[key] = value
                 if kept:
@@ -76,6 +78,11 @@ def values(
                 if progress is not None:
                     progress(done, len(facts))
     return [found[key] for key in keys]
+
+
+def _counted(steps: Progress, done: int, now: int, facts: int) -> Progress:
+    """Steps of a batch of `now` facts, told as steps of all."""
+    return lambda step, of, loss: steps(done * of + step * now, facts * of, loss)
 
 
 def _keep(kept: ValueStore, key: str, value: Value, *, needed: bool) -> None:

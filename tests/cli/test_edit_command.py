@@ -116,7 +116,7 @@ def test_method_and_seed_reach_the_edit(cli: Cli, edit_options: list[object], he
 
 def test_nothing_kept_is_said(cli: Cli, edit_options: list[object]) -> None:
     done = cli(*edit_options, "--target", "Rome")
-    assert done.code == 0 and "nothing was kept: give --save FILE or --merged FOLDER" in done.err
+    assert done.code == 0 and "nothing was kept: give --save FILE, --merged FOLDER or --adapter FOLDER" in done.err
 
 
 def test_people_see_the_answers(cli: Cli, neox: Path) -> None:

@@ -376,3 +376,11 @@ def test_the_memory_of_a_batch_is_not_underestimated(family: str) -> None:
     reads = sum(one.n_contexts * len(one.target) + 1 for one in questions)
     modelled = batch_bytes(model, 0, rows, max(one.before for one in questions), after, reads)
     assert measured <= modelled <= 4 * measured
+
+
+def test_steps_are_told_as_those_of_all_facts_and_never_go_back() -> None:
+    model, told = tiny.shared("llama"), []
+    values(
+        model, FACTS, CONTEXTS, 1, CONFIG, store=None, memory=1, steps=lambda step, of, _loss: told.append((step, of))
+    )  # memory: one fact at a time
+    assert told == [(step, 30) for step in range(1, 31)]
