@@ -1,4 +1,4 @@
-"""The attention of Llama and its kin, of many rows to keys and values before them that some or all have in common."""
+"""The attention of Llama and its kin, its queries and keys rotated to where `joint_attention` wants them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rome_engine.model.memory import Memory
+from rome_engine.model.prefix_attention import joint_attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +49,8 @@ class Around:
 def attended(
     attention: Any, states: Float[Tensor, "rows n d_model"], around: Around, last: int, memory: Memory
 ) -> Float[Tensor, "rows last width"]:
-    """The heads' outputs for the last tokens, one after another.
-
-    Until the end all arrays lie by (alike, kv_head, copy), so that neither product needs a copy.
-    """
-    rows, n, _ = states.shape
-    width: int = attention.head_dim
+    """The heads' outputs for the last tokens, one after another."""
+    rows, width = len(states), int(attention.head_dim)
     alike = 1 if around.prefix is None else around.prefix[0].shape[0]
 
     def by_head(made: Tensor) -> Tensor:
@@ -69,32 +66,8 @@ def attended(
     key = _rotated("keys", by_head(memory.product("k", states, attention.k_proj)), around.cos, around.sin, memory)
     value = by_head(memory.product("v", states, attention.v_proj))
     value = memory.take("values", states, *value.shape).copy_(value)
-    each, kv_heads = query.shape[3], query.shape[1]
-    own_query, key, value = (part.view(-1, part.shape[3] * part.shape[4], width) for part in (query, key, value))
-    later = torch.bmm(own_query, key.mT, out=memory.take("later", states, len(key), own_query.shape[1], n))
-    if around.hides is not None:
-        later.view(-1, last, n).masked_fill_(around.hides[-last:], -torch.inf)
-    largest = later.amax(-1)
-    found = memory.take("found", states, *own_query.shape)
-    if around.prefix is None:
-        weights = later.sub_(largest[..., None]).exp_()
-        total = weights.sum(-1)
-        torch.bmm(weights, value, out=found)
-    else:
-        before, values_before = (part.flatten(0, 1) for part in around.prefix)
-        common = own_query.view(alike * kv_heads, -1, width)
-        scores = memory.take("earlier", states, *common.shape[:2], before.shape[1])
-        earlier = torch.bmm(common, before.mT, out=scores)
-        if around.hides_before is not None:
-            earlier.view(-1, last, before.shape[1]).masked_fill_(around.hides_before[-last:], -torch.inf)
-        largest = torch.maximum(largest.view(alike * kv_heads, -1), earlier.amax(-1))
-        earlier.sub_(largest[..., None]).exp_()
-        later.sub_(largest.view(*later.shape[:-1], 1)).exp_()
-        total = earlier.sum(-1).add_(later.sum(-1).view(largest.shape))
-        torch.bmm(later, value, out=found)
-        found.view(common.shape).baddbmm_(earlier, values_before)
-    made = memory.take("heads", states, rows // alike, alike, last, kv_heads, each, width)
-    torch.div(found.view(query.shape), total.view(*query.shape[:-1], 1), out=made.permute(1, 3, 0, 4, 2, 5))
+    hides, hides_before = (None if part is None else part[-last:] for part in (around.hides, around.hides_before))
+    made = joint_attention(query, key, value, around.prefix, hides, hides_before, memory)
     return made.view(rows, last, -1)
 
 

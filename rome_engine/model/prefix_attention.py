@@ -2,7 +2,8 @@
 
 transformers' own attention functions want each row's keys and values in one array, and under grouped-query attention
 one for each query head: where a long text comes before a few tokens of many rows, these copies take more time than all
-else. Here the scores of the common part are one product of all rows' queries.
+else. In `joint_attention` the scores of the common part are one product of all rows' queries. `attend` brings a model's
+own code to it.
 """
 
 from __future__ import annotations
@@ -13,26 +14,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from rome_engine.errors import NotReplayableError
+from rome_engine.model.memory import Memory
+
 NAME = "rome_engine_prefix"
 _MARK = "_rome_engine_prefix"
-_TO_PREFIX, _TO_ROWS = (1, 2, 0, 3, 4), (2, 0, 1, 3, 4)  # from (copies, alike, heads, …) to (alike, heads, copies, …)
 _OTHERS = ("position_bias", "cache", "softcap", "s_aux")  # what else attention may be asked for
 
 
 @dataclass(eq=False)
 class Prefix:
-    """Keys and values (rows, kv_heads, tokens, d_head) before those of rows that are a multiple of its own.
+    """Keys and values (alike, kv_heads, before, d_head) of what comes before rows that are a multiple of `alike`.
 
-    used: how often attention took them.
+    memory: for what is computed. used: how often attention took them.
     """
 
     keys: Tensor
     values: Tensor
+    memory: Memory
     used: int = 0
 
     def mark(self, key_states: Tensor) -> Tensor:
@@ -66,59 +70,93 @@ def attend(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers' "sdpa" gives for keys and values behind those that `Prefix.mark` put before them."""
+    """What transformers' "sdpa" gives for keys and values behind those that `Prefix.mark` put before them.
+
+    Raises NotReplayableError where more is asked for than `joint_attention` does.
+    """
     prefix: Prefix | None = getattr(key, _MARK, None)
     if prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **others)
     strange = [name for name in _OTHERS if others.get(name) is not None]
     mask = attention_mask
     if strange or (mask is None and query.shape[2] > 1) or (mask is not None and mask.shape[:2].numel() > 1):
-        raise NotImplementedError(f"attention with {strange or 'such a mask'}")
+        raise NotReplayableError(f"attention with {', '.join(strange) or 'such a mask'} cannot share what is before it")
     prefix.used += 1
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _attended(query, key, value, prefix, mask, scale), None
+    alike, kv_heads, before, width = prefix.keys.shape
+
+    def by_head(name: str, states: Tensor, factor: float = 1.0) -> Tensor:
+        lying = states.view(-1, alike, kv_heads, states.shape[1] // kv_heads, states.shape[2], width)
+        lying = lying.permute(1, 2, 0, 3, 4, 5)
+        return torch.mul(lying, factor, out=prefix.memory.take(name, states, *lying.shape))
+
+    made = joint_attention(
+        by_head("queries", query, width**-0.5 if scaling is None else scaling),
+        by_head("keys", key),
+        by_head("values", value),
+        (prefix.keys, prefix.values),
+        None if mask is None else _hidden(mask[0, 0, :, before:]),
+        None if mask is None else _hidden(mask[0, 0, :, :before]),
+        prefix.memory,
+    )
+    return made, None
 
 
-def _attended(
-    query: Tensor, key: Tensor, value: Tensor, prefix: Prefix, mask: Tensor | None, scale: float
+def joint_attention(
+    query: Float[Tensor, "alike kv_heads copies each n d_head"],
+    key: Float[Tensor, "alike kv_heads copies one tokens d_head"],
+    value: Float[Tensor, "alike kv_heads copies one tokens d_head"],
+    prefix: tuple[Tensor, Tensor] | None,
+    hides: Tensor | None,
+    hides_before: Tensor | None,
+    memory: Memory,
 ) -> Float[Tensor, "rows n heads d_head"]:
-    rows, heads, n, width = query.shape
-    alike, kv_heads, before = prefix.keys.shape[:3]
-    copies, each = rows // alike, heads // kv_heads
-    nothing = query.new_empty(())
-    # All rows' queries for each of the prefix's rows and heads; and each row's own.
-    own = query.reshape(copies, alike, kv_heads, each * n, width)
-    common = own.permute(_TO_PREFIX).reshape(alike * kv_heads, copies * each * n, width)
-    own = own.view(-1, each * n, width)
-    earlier = torch.baddbmm(nothing, common, _flat(prefix.keys).mT, beta=0, alpha=scale)
-    later = torch.baddbmm(nothing, own, _flat(key).mT, beta=0, alpha=scale)
-    if mask is not None:
-        _hide(earlier.view(-1, n, before), mask[0, :, :, :before])
-        _hide(later.view(-1, n, n), mask[0, :, :, before:])
+    """What heads make of the values, for queries that are scaled already; `each` query heads share keys and values.
 
+    All three are contiguous, lying by what they multiply: neither product needs a copy. prefix: keys and values (alike,
+    kv_heads, before, d_head) before the tokens. hides: the keys that a query does not see, (n, tokens) and (n, before),
+    or what is added to its scores. No gradients are kept.
+    """
+    alike, kv_heads, copies, each, n, width = query.shape
+    own, key, value = (part.view(-1, part.shape[3] * part.shape[4], width) for part in (query, key, value))
+    later = torch.bmm(own, key.mT, out=memory.take("later", own, *own.shape[:2], key.shape[1]))
+    _hide(later.view(-1, n, later.shape[-1]), hides)
     # One softmax over both parts, by hand: neither is copied, and PyTorch's own is slow over as few numbers as these.
-    by_row = (copies, alike, kv_heads, each * n, -1)
-    by_prefix = (alike, kv_heads, copies, each * n, -1)
-    largest = torch.maximum(earlier.amax(-1).view(by_prefix).permute(_TO_ROWS), later.amax(-1).view(by_row))
-    earlier.sub_(largest.permute(_TO_PREFIX).reshape(*common.shape[:2], 1)).exp_()
-    later.sub_(largest.reshape(-1, each * n, 1)).exp_()
-    total = earlier.sum(-1).view(by_prefix).permute(_TO_ROWS) + later.sum(-1).view(by_row)
-    found = torch.bmm(later, _flat(value)).view(by_row)
-    found += torch.bmm(earlier, _flat(prefix.values)).view(by_prefix).permute(_TO_ROWS)
-    found /= total
-    return found.view(rows, heads, n, width).transpose(1, 2).contiguous()
+    largest = later.amax(-1)
+    found = memory.take("found", own, *own.shape)
+    if prefix is None:
+        total = later.sub_(largest[..., None]).exp_().sum(-1)
+        torch.bmm(later, value, out=found)
+    else:
+        before, values_before = (part.flatten(0, 1) for part in prefix)
+        common = own.view(alike * kv_heads, -1, width)
+        scores = memory.take("earlier", own, *common.shape[:2], before.shape[1])
+        earlier = torch.bmm(common, before.mT, out=scores)
+        _hide(earlier.view(-1, n, before.shape[1]), hides_before)
+        largest = torch.maximum(largest.view(alike * kv_heads, -1), earlier.amax(-1))
+        earlier.sub_(largest[..., None]).exp_()
+        later.sub_(largest.view(*later.shape[:-1], 1)).exp_()
+        total = earlier.sum(-1).add_(later.sum(-1).view(largest.shape))
+        torch.bmm(later, value, out=found)
+        found.view(common.shape).baddbmm_(earlier, values_before)
+    made = memory.take("heads", own, copies, alike, n, kv_heads, each, width)
+    torch.div(found.view(query.shape), total.view(*query.shape[:-1], 1), out=made.permute(1, 3, 0, 4, 2, 5))
+    return made.view(copies * alike, n, -1, width)
 
 
-def _hide(scores: Float[Tensor, "many n keys"], mask: Tensor) -> None:
+def _hidden(mask: Float[Tensor, "n keys"] | Bool[Tensor, "n keys"]) -> Tensor | None:
+    """What `joint_attention` is to hide, of a mask that is True where a key is seen, or is added to the scores."""
     if mask.dtype != torch.bool:
-        scores += mask
-    elif not bool(mask.all()):
-        scores.masked_fill_(~mask, -torch.inf)
+        return mask
+    return None if bool(mask.all()) else ~mask
 
 
-def _flat(states: Tensor) -> Tensor:
-    """(rows, kv_heads, …) as (rows · kv_heads, …)."""
-    return states.reshape(-1, *states.shape[2:])
+def _hide(scores: Float[Tensor, "many n keys"], hides: Tensor | None) -> None:
+    if hides is None:
+        return
+    if hides.dtype == torch.bool:
+        scores.masked_fill_(hides, -torch.inf)
+    else:
+        scores += hides
 
 
 AttentionInterface.register(NAME, attend)

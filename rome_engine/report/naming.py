@@ -59,6 +59,12 @@ def corruption_name(text: str) -> str:
     return f"{NOISES.get(kind, kind)} {rest}".strip()
 
 
+def corrupted_by(one: Mapped) -> str:
+    """A map's corruption in words, with the subject that a trace has found for a swap."""
+    found = one.provenance.get("counterfactual") if isinstance(one, Trace) and one.corruption == "swap" else None
+    return corruption_name(f"swap:{found}" if found else one.corruption)
+
+
 def window_name(one: Mapped) -> str:
     """The window, or nothing where layers are exchanged one by one."""
     return "" if one.window == 1 else f"windows of {one.window} layers"
@@ -121,7 +127,7 @@ def qualifiers(one: Mapped, companions: Sequence[Mapped], *, unusual: bool = Fal
     if _vary(companions, "severed") or (unusual and one.severed):
         found.append(severed_name(one.severed))
     if _vary(companions, "corruption") or (unusual and one.corruption not in USUAL):
-        found.append(corruption_name(one.corruption))
+        found.append(corrupted_by(one))
     if _vary(companions, "direction"):
         found.append("restored" if one.direction == "restore" else "corrupted")
     if _vary(companions, "metric"):

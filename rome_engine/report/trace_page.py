@@ -10,7 +10,7 @@ from rome_engine.report.arrangement import arrange
 from rome_engine.report.curve_view import CurvesSection
 from rome_engine.report.curves import severed_groups
 from rome_engine.report.heads import head_groups
-from rome_engine.report.naming import MEASURES, corruption_name
+from rome_engine.report.naming import MEASURES, corrupted_by
 from rome_engine.report.page import Download, Maps, Panels, Section, Table, Text, page
 from rome_engine.report.reading import number, visible
 from rome_engine.report.views import trace_group
@@ -91,5 +91,5 @@ def _moved(trace: Trace) -> str:
         "kl": "the KL divergence from the clean run",
         "rank": f"the rank of the answer {answer}",
     }.get(trace.metric, trace.metric)
-    manner = corruption_name(trace.corruption)
+    manner = corrupted_by(trace)
     return f"{manner[0].upper()}{manner[1:]}: {what} went from {number(trace.high)} to {number(trace.low)}."

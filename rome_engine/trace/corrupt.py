@@ -61,7 +61,7 @@ class Corruption:
         if self.kind == "swap":
             return "swap" if self.subject is None else f"swap:{self.subject}"
         unit = "s" if self.relative else ""
-        return f"{self.kind}:{self.level:g}{unit}"
+        return f"{self.kind}:{repr(float(self.level)).removesuffix('.0')}{unit}"  # no digit is lost
 
 
 @dataclass(frozen=True, eq=False)

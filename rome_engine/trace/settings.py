@@ -27,6 +27,7 @@ class Settings:
     is measured, by default a list that is part of the package. memory: bytes that the fast engine may use, see
     budget.DEFAULT. preset: "rome" is the original procedure (same draws, windows and target rule; the noise level is
     that of `corruptions` and `subjects`); "rome-severed" its modified graphs at the last subject token.
+    Corruptions and graphs are kept in one spelling each, so that settings that mean the same noise are equal.
     """
 
     kinds: tuple[str, ...] = ("hidden",)
@@ -63,10 +64,9 @@ class Settings:
             raise TraceError(f"a trace needs at least one corrupted sample, not {self.samples}")
         if narrow := [window for window in self.windows if window < 1]:
             raise TraceError(f"the window must be at least 1 layer wide, not {narrow[0]}")
-        for corruption in self.corruptions:
-            Corruption.parse(corruption)
-        for graph in self.severed:
-            Severed.parse(graph)
+        spelled = tuple(str(Corruption.parse(one)) for one in self.corruptions)
+        object.__setattr__(self, "corruptions", spelled)
+        object.__setattr__(self, "severed", tuple(Severed.parse(graph).text for graph in self.severed))
         check_positions(self.positions)
         if self.preset is not None:
             self._check_preset()
@@ -98,7 +98,7 @@ class Settings:
         given: dict[str, Any] = {
             "kinds": _once(self.kinds),
             "windows": _once(self.windows),
-            "corruptions": _once(self.corruptions, Corruption.parse),
+            "corruptions": _once(self.corruptions),
             "severed": _once(self.severed, lambda text: frozenset(Severed.parse(text).parts)),
         }
         if self.preset is not None:

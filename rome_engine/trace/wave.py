@@ -74,7 +74,8 @@ class Wave:
         before = source_run(births.direction) if swapped else self.base
         rows = slice(0, 1) if start == baseline.subject[0] else baseline.rows(before)
         prefix = baseline.keys_values.rows(rows.start, rows.stop).before(start)
-        self.replay = Replay(model, baseline.ids[:1, start:], prefix, common=model.attends_to_common_prefix)
+        common = memory if model.attends_to_common_prefix else None
+        self.replay = Replay(model, baseline.ids[:1, start:], prefix, common=common)
         self.chunks: list[_Chunk] = []
         if not swapped:
             self._check_replay()

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rome_engine.errors import NotReplayableError
 from rome_engine.model.hooks import Trace, TraceDict, first_tensor, with_first_tensor
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.model.memory import Memory
+from rome_engine.model.prefix_attention import Prefix, attend
 from rome_engine.model.replay import KeysValues, Replay
 from tests import tiny
 
@@ -77,6 +80,42 @@ def test_more_rows_than_the_prefix_has(family: str, start: int, several: bool) -
     for layer in range(model.n_layers):
         with torch.no_grad():
             assert_close(replay.block(layer, inputs[layer][:, start:]), outputs[layer][:, start:])
+
+
+SHARING = (
+    *("gpt2", "neox", "opt", "phi", "phi3", "llama", "mistral", "qwen2", "qwen3"),
+    *("gemma3", "olmo2", "starcoder2", "neox_sequential"),
+)
+
+
+def test_which_families_share_what_comes_before_their_rows() -> None:
+    assert tuple(family for family in tiny.FAMILIES if tiny.shared(family).attends_to_common_prefix) == SHARING
+
+
+@pytest.mark.parametrize("family", SHARING)
+@pytest.mark.parametrize("start", [1, 5, TOKENS - 1])
+@pytest.mark.parametrize("alike", [1, 2])
+def test_a_shared_prefix_is_as_one_for_each_row(family: str, start: int, alike: int) -> None:
+    model, memory = tiny.shared(family), Memory()
+    memory.take("heads", torch.empty(0), 3).fill_(torch.nan)  # what lies there from before does not count
+    ids = random_ids(alike)
+    _, _, keys_values = states(model, ids)
+    given = torch.randn(3 * alike, TOKENS - start, model.d_model, generator=torch.Generator().manual_seed(1))
+    before = keys_values.before(start)
+    shared, apart = (Replay(model, ids[:1, start:], before, common=common) for common in (memory, None))
+    for layer in range(model.n_layers):
+        with torch.no_grad():
+            assert_close(shared.block(layer, given), apart.block(layer, given))
+    assert model.module.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("other", [{"softcap": 30.0}, {"s_aux": torch.zeros(2)}, {"attention_mask": None}])
+def test_attention_of_another_kind_cannot_share(other: dict[str, Any]) -> None:
+    keys = torch.zeros(1, 2, 4, 8)
+    arguments = {"attention_mask": torch.ones(1, 1, 3, 7, dtype=torch.bool), **other}
+    given = Prefix(keys, keys, Memory()).mark(torch.zeros(2, 2, 3, 8))
+    with pytest.raises(NotReplayableError, match="cannot share"):
+        attend(None, torch.zeros(2, 2, 3, 8), given, torch.zeros(2, 2, 3, 8), **arguments)
 
 
 class Padded:

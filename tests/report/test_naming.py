@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 
 from rome_engine.report.naming import caption, corruption_name, heading, layer_axis, map_names, measure
+from rome_engine.report.trace_page import trace_page
 from rome_engine.trace.result import Trace
 
 
@@ -52,6 +53,12 @@ def test_no_two_maps_have_the_same_name(trace: Trace) -> None:
 )
 def test_corruptions_in_words(text: str, words: str) -> None:
     assert corruption_name(text) == words
+
+
+def test_a_swap_names_the_subject_that_was_found(trace: Trace) -> None:
+    found = replace(trace, corruption="swap", provenance={"counterfactual": "Mount Etna"})
+    assert map_names([trace, found])[1] == "Hidden state, subject swapped for Mount Etna"
+    assert "Subject swapped for Mount Etna: the probability" in trace_page([found])
 
 
 def test_corrupted_states_are_never_called_restored(make_trace: Callable[..., Trace]) -> None:

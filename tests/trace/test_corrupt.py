@@ -22,6 +22,8 @@ SUBJECTS = ["The Eiffel Tower", "Rome", "São Paulo", "The Louvre", "the Big Ben
         ("0.35", Corruption("gaussian", 0.35, False), "gaussian:0.35"),
         (0.35, Corruption("gaussian", 0.35, False), "gaussian:0.35"),
         ("gaussian", Corruption("gaussian", 3.0, True), "gaussian:3s"),
+        (0.3525921553373337, Corruption("gaussian", 0.3525921553373337, False), "gaussian:0.3525921553373337"),
+        ("1e-05s", Corruption("gaussian", 1e-5, True), "gaussian:1e-05s"),
         ("uniform:2s", Corruption("uniform", 2.0, True), "uniform:2s"),
         ("uniform:0.5", Corruption("uniform", 0.5, False), "uniform:0.5"),
         ("covariance:2", Corruption("covariance", 2.0, True), "covariance:2s"),

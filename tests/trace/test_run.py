@@ -66,7 +66,14 @@ def test_what_is_asked_for_twice_is_made_once() -> None:
     made = [(one.corruption, one.severed, one.kind) for one in found]
     assert len(set(made)) == len(made) == 8
     assert {one.severed for one in found} == {"", "mlp+attn"} and made[0] == ("gaussian:3s", "", "mlp")
-    assert Settings(corruptions=("3s", "uniform:3s")).resolved.corruptions == ("3s", "uniform:3s")  # not the same
+    assert Settings(corruptions=("3s", "uniform:3s")).resolved.corruptions == ("gaussian:3s", "uniform:3s")
+
+
+def test_settings_that_mean_the_same_noise_are_equal() -> None:
+    assert Settings(corruptions=("3s", 0.35, "covariance:2"), severed=("mlp + attn",)) == Settings(
+        corruptions=("gaussian:3.0s", "gaussian:.350", "covariance:2s"), severed=("mlp+attn",)
+    )
+    assert Settings(corruptions=("3s",)) != Settings(corruptions=("uniform:3s",))
 
 
 def test_every_corruption_graph_and_head_makes_its_maps() -> None:
