@@ -35,7 +35,6 @@ from rome_engine.bench.untouched import Untouched
 from rome_engine.bench.work import Work
 from rome_engine.edit import editor
 from rome_engine.edit.closed_form import ClosedForm
-from rome_engine.edit.values import values
 from rome_engine.model import LanguageModel
 from rome_engine.stats import moments
 
@@ -69,8 +68,8 @@ def measured(model: LanguageModel, options: argparse.Namespace, folder: Path) ->
     config = replace(config, guard=replace(config.guard, policy="warn"))
     records = read(None, options.data).records[: options.records]
     with Untouched(model, folder / "answers") as untouched:
-        work = Work.of(model, method, moments(model, method.layers(config)), config, named(METRICS), untouched)
-        no_store(work)
+        collected = moments(model, method.layers(config))
+        work = Work.of(model, method, collected, config, named(METRICS), untouched, store=None)
         numbered = tuple(enumerate(records))
         for group in grouped(numbered):
             work.before(group)
@@ -107,15 +106,6 @@ def measured(model: LanguageModel, options: argparse.Namespace, folder: Path) ->
         "ratio to one at a time, naive search": round(sum(naive) / len(naive) / together, 2),
         "largest difference of a teacher-forced figure": f"{off:.1e}",
     }
-
-
-def no_store(work: Work) -> None:
-    """Nothing that was searched before is used."""
-
-    def search(model: Any, facts: Any, contexts: Any, layer: int, config: Any, **others: Any) -> Any:
-        return values(model, facts, contexts, layer, config, **{**others, "store": None})
-
-    sys.modules["rome_engine.edit.closed_form"].values = search  # type: ignore[attr-defined]
 
 
 def one_at_a_time(work: Work, record: Record) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class EditError(RomeEngineError):
     """An edit that cannot be computed or must not be applied."""
 
 
+class NotFiniteError(EditError):
+    """Numbers of a model, as it is or under an edit, that are not finite: nothing can be read from them."""
+
+
 class EditFileError(EditError):
     """A file that is not an edit, or is damaged."""
 

@@ -30,7 +30,7 @@ def making(work: Callable[[int], tuple[int, int]], folder: Path) -> Callable[[in
 
 
 def squared(number: int) -> tuple[int, int]:
-    time.sleep(0.05)
+    time.sleep(0.05 if number else 1.0)
     return number * number, os.getpid()
 
 
@@ -61,7 +61,11 @@ def unmade() -> Callable[[int], int]:
 def test_each_piece_once_on_workers_made_once(tmp_path: Path) -> None:
     with Pool(CLUSTER, partial(making, squared, tmp_path)) as pool:
         results = [*pool.map(range(9)), *pool.map([9])]
-        assert list(pool.map([])) == []
+        assert list(pool.map([])) == list(pool.in_order([])) == []
+        taken: list[int] = []
+        ordered = pool.in_order(taken.append(number) or number for number in range(12))
+        assert next(ordered)[0] == 0 and len(taken) <= 2 * cluster.AHEAD + 1  # the first is slow, and the others wait
+        assert [square for square, _ in ordered] == [number**2 for number in range(1, 12)]
     assert sorted(square for square, _ in results) == [number**2 for number in range(10)]
     processes = {process for _, process in results}
     assert len(processes) == 2 and os.getpid() not in processes

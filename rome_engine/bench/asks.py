@@ -110,7 +110,10 @@ class ReadAnswer:
 
 @dataclass(frozen=True)
 class GeneratedAnswer:
-    """text: what came, without the prompt. ended: whether the model ended it, and not the number of tokens."""
+    """text: what came, with the space that is between it and the prompt, up to the first special token.
+
+    ended: whether the model ended it, and not the number of tokens.
+    """
 
     text: str
     ended: bool

@@ -128,6 +128,7 @@ def _notes(named: Mapping[str, Run], entries: Sequence[Entry], figures: Sequence
         for what, values in (
             ("the model", {run.environment.get("weights") for run in named.values()}),
             ("the number type", {run.environment.get("dtype") for run in named.values()}),
+            ("the reference texts", {run.configuration["data"].get("references") for run in named.values()}),
             ("the protocol", {tuple(map(run.configuration.get, ("protocol", "batch"))) for run in named.values()}),
         )
         if len(values) > 1

@@ -13,7 +13,7 @@ from math import exp, nan
 
 import numpy as np
 
-from rome_engine.bench.nll import Answered, Asked, Chosen, target_nll
+from rome_engine.bench.nll import Answered, Asked, Chosen, sound, target_nll
 from rome_engine.errors import TargetError
 from rome_engine.facts import PLACE, Fact
 from rome_engine.model.language_model import LanguageModel
@@ -60,10 +60,11 @@ def score(
     """The scores of each fact on the model as it is now.
 
     chosen: see `target_nll`; a fact's place is its owner number. Paraphrases and neighbourhood prompts may hold `{}`
-    for the subject. Raises TargetError for a fact without both targets.
+    for the subject. Raises TargetError for a fact without both targets, NotFiniteError where a target's likelihood is
+    no number.
     """
     asked = [one for owner, fact in enumerate(facts) for one in _asked(fact, owner)]
-    answers = iter(target_nll(model, asked, chosen=chosen, progress=progress))
+    answers = iter(sound(target_nll(model, asked, chosen=chosen, progress=progress)))
     return [
         _case([[next(answers) for _ in part] for part in (("",), fact.paraphrases, fact.neighbourhood)])
         for fact in facts

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rome_engine.bench.nll import Answered, Asked, target_nll
+from rome_engine.bench.nll import Answered, Asked, sound, target_nll
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.targets import target_tokens
 from rome_engine.errors import PromptError, TargetError
@@ -70,7 +70,7 @@ class Asking:
         return Asking(*(tuple(part[place] for place in places) for part in vars(self).values()))
 
     def after(self, model: LanguageModel, edit: Edit, progress: Progress | None = None) -> list[Effect]:
-        """The same with the edit, which is taken out again."""
+        """The same with the edit, which is taken out again. Raises NotFiniteError where it broke the numbers."""
         with edit.applied(model):
             answers = _answers(model, self.facts, self.olds, self.texts, progress)
         found = zip(self.facts, self.olds, self.texts, self.answers, answers, strict=True)
@@ -89,7 +89,10 @@ def unaskable(model: LanguageModel, facts: Sequence[Fact]) -> dict[int, str]:
 
 
 def ask(model: LanguageModel, facts: Sequence[Fact], progress: Progress | None = None) -> Asking:
-    """Ask every text of facts on the model as it is. Raises TargetError and PromptError for what cannot be asked."""
+    """Ask every text of facts on the model as it is.
+
+    Raises TargetError and PromptError for what cannot be asked, NotFiniteError for a model whose numbers are broken.
+    """
     olds = tuple(_old(model, fact) for fact in facts)
     texts = tuple(_texts(fact) for fact in facts)
     return Asking(tuple(facts), olds, texts, _answers(model, facts, olds, texts, progress))
@@ -164,5 +167,5 @@ def _answers(
     for fact, old, some in zip(facts, olds, texts, strict=True):
         targets = (fact.target_new or "", *([] if old is None else [old]))
         asked += [Asked(text, targets) for _, text in some]
-    answers = iter(target_nll(model, asked, progress=progress))
+    answers = iter(sound(target_nll(model, asked, progress=progress)))
     return tuple(tuple(next(answers) for _ in some) for some in texts)

@@ -40,10 +40,18 @@ def generate(
             seed=[asks[place][1].seed for place in batch],
         )
         for place, ids in zip(batch, texts, strict=True):
-            found[place] = GeneratedAnswer(model.text(ids), ended=len(ids) < first.tokens)
+            said = _plain(model, ids)
+            found[place] = GeneratedAnswer(model.text_after(prompts[place], said), ended=len(said) < first.tokens)
         if progress is not None:
             progress(len(found), len(asks))
     return [found[place] for place in range(len(asks))]
+
+
+def _plain(model: LanguageModel, ids: Sequence[int]) -> Sequence[int]:
+    """The tokens up to a special one, such as <s>, which no text has: it ends one, be it the model's own end or not."""
+    tokenizer = model.tokenizer
+    ends = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
 def _room(model: LanguageModel, memory: int) -> Callable[[int], int]:

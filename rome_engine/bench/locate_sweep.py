@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import exp
 from typing import Any
@@ -16,7 +16,7 @@ from rome_engine.bench.nll import Asked, Chosen, target_nll
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.editor import Editor
 from rome_engine.edit.per_row import per_row
-from rome_engine.errors import BenchError, EditError, PromptError
+from rome_engine.errors import BenchError, EditError, NotFiniteError, PromptError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
@@ -36,7 +36,8 @@ def sweep(
 
     es, em, ps, ns: as in `counterfact`; em is the rewrite magnitude. rewrite: how far the new target's probability p
     comes of the way to 1, (p − p₀) / (1 − p₀), p₀ without the edit (Hase et al. 2023); p = e^−s, s its mean token NLL.
-    NaN where the method refused the edit, which is told, or where a fact has no such prompts. The facts of a layer are
+    NaN where the method refused the edit or the edit broke the model's numbers, which is told, or where a fact has no
+    such prompts. The facts of a layer are
     scored together on one copy of the model. Raises BenchError where every edit is refused.
     """
     before = _probabilities(model, facts)
@@ -51,9 +52,11 @@ def sweep(
             for place, one in enumerate(made)
             if place not in edits
         ]
-        if edits:
-            places = list(edits)
-            scores = _scored(model, [facts[place] for place in places], list(edits.values()), before[places], told)
+        scored = partial(_scored, model, facts, edits, before, told)
+        for places, scores in _together_or_alone(scored, list(edits)):
+            if isinstance(scores, NotFiniteError):
+                refused += [Left(facts[place].id or facts[place].text, str(scores), layer) for place in places]
+                continue
             for name, values in scores.items():
                 found[name][places, at] = values
     if len(refused) == len(facts) * len(layers):
@@ -65,15 +68,37 @@ def _at_layer(progress: Told, layer: str, what: str, done: int, total: int) -> N
     progress(f"{what}, {layer}", done, total)
 
 
+def _together_or_alone(
+    scored: Callable[[list[int]], dict[str, Array]], places: list[int]
+) -> Iterator[tuple[list[int], dict[str, Array] | NotFiniteError]]:
+    """The scores of all places together; where numbers are broken, of each alone, and of which they are."""
+    if not places:
+        return
+    try:
+        yield places, scored(places)
+    except NotFiniteError as error:
+        if len(places) == 1:
+            yield places, error
+            return
+        for place in places:
+            yield from _together_or_alone(scored, [place])
+
+
 def _scored(
-    model: LanguageModel, facts: Sequence[Fact], edits: Sequence[Edit], before: Array, told: Told | None
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    edits: Mapping[int, Edit],
+    before: Array,
+    told: Told | None,
+    places: list[int],
 ) -> dict[str, Array]:
-    """The scores of facts, each under its own edit, (facts,) each."""
-    with per_row(model, edits) as paths:
-        cases = score(model, facts, chosen=paths.choose, progress=None if told is None else partial(told, "scoring"))
-        after = _probabilities(model, facts, paths.choose)
+    """The scores of the facts at these places, each under its own edit, (places,) each. Raises NotFiniteError."""
+    some = [facts[place] for place in places]
+    with per_row(model, [edits[place] for place in places]) as paths:
+        cases = score(model, some, chosen=paths.choose, progress=None if told is None else partial(told, "scoring"))
+        after = _probabilities(model, some, paths.choose)
     found = {name: np.array([getattr(case, name) for case in cases]) for name in ("es", "em", "ps", "ns")}
-    return {**found, "rewrite": (after - before) / (1 - before)}
+    return {**found, "rewrite": (after - before[places]) / (1 - before[places])}
 
 
 def _edits(

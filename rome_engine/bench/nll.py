@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rome_engine.errors import PromptError
+from rome_engine.errors import NotFiniteError, PromptError
 from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.language_model import LanguageModel
 
@@ -98,6 +99,13 @@ def target_nll(
         )
         for question, one in enumerate(asked)
     ]
+
+
+def sound(answers: Sequence[Answered]) -> Sequence[Answered]:
+    """The same. Raises NotFiniteError where one is no number: a comparison with NaN would read as a wrong answer."""
+    if not all(isfinite(nll) for one in answers for nll in one.nll):
+        raise NotFiniteError("not finite: the likelihoods of answers (float32 weights, or a weaker edit, may help)")
+    return answers
 
 
 def text_nll(

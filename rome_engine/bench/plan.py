@@ -74,15 +74,20 @@ class Plan:
 
     def configuration(self, data: DataSet, config: Any, moments: dict[str, str]) -> dict[str, Any]:
         """All that a run's numbers depend on but the model and the machine, as a JSON object."""
+        return {**self.known(data), "settings": asdict(config), "moments": moments}
+
+    def known(self, data: DataSet) -> dict[str, Any]:
+        """The part of it that is known without the model."""
         return {
             **asdict(self),
             "batch": self.batch if self.protocol == "sequential" else None,
             "every": self.every if self.protocol == "sequential" else None,
             "metrics": list(self.metrics),
-            "settings": asdict(config),
-            "moments": moments,
             "group": GROUP,
-            "data": {"name": data.name, "sha256": data.sha256, "malformed": len(data.malformed)},
+            "data": {
+                **{name: getattr(data, name) for name in ("name", "sha256", "references")},
+                "malformed": len(data.malformed),
+            },
         }
 
 
@@ -95,9 +100,13 @@ def environment(model: LanguageModel) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "attention": str(model.module.config._attn_implementation),
-        "threads": torch.get_num_threads(),
-        **versions(),
+        **machine(),
     }
+
+
+def machine() -> dict[str, Any]:
+    """The part of it that is known without the model."""
+    return {"threads": torch.get_num_threads(), **versions()}
 
 
 def grouped(records: Sequence[tuple[int, Record]]) -> list[Sequence[tuple[int, Record]]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rome_engine.bench.run import Row, Run
-from rome_engine.errors import RunError, StorageError
+from rome_engine.errors import NoRoomError, RunError, StorageError
 from rome_engine.files import finite
 from rome_engine.sqlite import SqliteFile, difference
 
@@ -51,13 +52,21 @@ class RunFile(SqliteFile):
         kept = self._about()
         if not kept:
             rows = [(name, json.dumps(value, sort_keys=True)) for name, value in given.items()]
-            with self.transaction():
+            with self._putting_down():
                 self.sqlite.executemany("INSERT INTO about VALUES (?, ?)", rows)
             return
         for part, now in (("configuration", configuration), ("environment", environment)):
-            told = difference(kept[part], now)
-            if told is not None:
-                raise RunError(f"{self.path} {told}")
+            self._refuse_other(kept[part], now)
+
+    def check(self, configuration: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """See what can be seen before there is a model: whether the file is of a run that has these parts.
+
+        What only one side names is left to `begin`. Raises RunError as that does.
+        """
+        kept = self._about()
+        for part, now in (("configuration", configuration), ("environment", environment)):
+            if kept:
+                self._refuse_other(*_common(kept[part], now))
 
     def finished(self, checkpoint: int) -> set[int]:
         """The positions that have a row at this checkpoint, done or failed."""
@@ -68,7 +77,7 @@ class RunFile(SqliteFile):
     def keep(self, rows: Iterable[Row], general: Mapping[int, Mapping[str, float]] | None = None) -> None:
         """Put down rows and figures of the whole model, all or none."""
         numbers = [(at, name, value) for at, figures in (general or {}).items() for name, value in figures.items()]
-        with self.transaction():
+        with self._putting_down():
             self.sqlite.executemany(
                 f"INSERT OR REPLACE INTO records ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_written, rows)
             )
@@ -88,7 +97,7 @@ class RunFile(SqliteFile):
 
     def keep_states(self, contents: Mapping[str, bytes]) -> None:
         """Keep things to go on with, all or none."""
-        with self.transaction():
+        with self._putting_down():
             self.sqlite.executemany("INSERT OR REPLACE INTO states VALUES (?, ?)", contents.items())
 
     def read(self) -> Run:
@@ -102,6 +111,23 @@ class RunFile(SqliteFile):
             for at, name, value in self.sqlite.execute("SELECT checkpoint, name, value FROM general ORDER BY 1, 2"):
                 general.setdefault(at, {})[name] = float("nan") if value is None else value
         return Run(self.path, kept["configuration"], kept["environment"], tuple(rows), general, kept["total"])
+
+    def _refuse_other(self, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        told = difference(kept, now)
+        if told is not None:
+            raise RunError(f"{self.path} {told}")
+
+    @contextmanager
+    def _putting_down(self) -> Iterator[None]:
+        """A transaction. Raises NoRoomError, which says how to go on, where the disk is full: the file is as before."""
+        try:
+            with self.transaction():
+                yield
+        except NoRoomError as error:
+            raise NoRoomError(
+                f"cannot write the benchmark run {self.path}: {error.__cause__ or error}; what was finished is in it: "
+                "make room, and the same command goes on from there"
+            ) from error
 
     def _about(self) -> dict[str, Any]:
         with self.errors():
@@ -118,6 +144,17 @@ def read_run(path: str | Path) -> Run:
         raise StorageError(f"there is no benchmark run {path}: check the path")
     with RunFile(path, reading=True) as file:
         return file.read()
+
+
+def _common(kept: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both with the names only that both have, within objects too."""
+    both: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    for name in (name for name in now if name in kept):
+        pair = (kept[name], now[name])
+        within = _common(*pair) if all(isinstance(one, Mapping) for one in pair) else pair
+        for side, value in zip(both, within, strict=True):
+            side[name] = value
+    return both
 
 
 def _written(row: Row) -> Sequence[Any]:

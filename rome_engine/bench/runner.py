@@ -15,7 +15,10 @@ from rome_engine.bench.run import BEFORE, Row, Run
 from rome_engine.bench.run_file import RunFile
 from rome_engine.bench.untouched import Untouched
 from rome_engine.bench.work import Numbered, Told, Work
+from rome_engine.edit.editor import check_layer
 from rome_engine.edit.methods import editor
+from rome_engine.edit.stack import require_present
+from rome_engine.edit.trained import Trained
 from rome_engine.errors import BenchError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
@@ -48,8 +51,12 @@ def run_benchmark(
     records that are edited alone are worked on; here, where left out. told(phase, done, of) is called as work goes on.
 
     The same call after a kill goes on and ends with the rows of a run that was never interrupted; a record that fails
-    is marked with its reason, and the rest goes on. Raises BenchError for a plan that cannot be carried out, RunError
-    for a file of another benchmark, InUseError for one that another process has open, StorageError.
+    is marked with its reason, and the rest goes on. Where the disk of the run's own file is full no mark can be put
+    there either: the run stops with NoRoomError, the file holds what was finished, and the same call goes on once there
+    is room. Where that of the cache is full nothing is kept there, which is logged as a warning, and the run goes on.
+    Raises BenchError for a plan that cannot be carried out, EditError for layers that the model does not have or that
+    are kept on the disk, RunError for a file of another benchmark, InUseError for one that another process has open,
+    StorageError.
     """
     method = editor(plan.method)
     settings = method.default(model) if config is None else config
@@ -58,6 +65,8 @@ def run_benchmark(
     if not records:
         raise BenchError(f"{data.name} has no record that can be used: {_first_reason(data)}")
     layers = method.layers(settings)
+    for layer in method.edited(settings) if isinstance(method, Trained) else layers:
+        require_present(model, check_layer(model, layer))
     about = {str(layer): _key(moments[layer]) for layer in layers if layer in moments}
     batches = plan.batches([record for _, record in records])
     batch_of = {position: number for number, batch in enumerate(batches) for position in batch}

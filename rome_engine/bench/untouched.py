@@ -14,7 +14,16 @@ import numpy as np
 import torch
 
 from rome_engine.bench.answering import MEMORY, answer
-from rome_engine.bench.asks import Answer, Answers, Ask, ForcedAnswer, GeneratedAnswer, NextAnswer, ReadAnswer
+from rome_engine.bench.asks import (
+    Answer,
+    Answers,
+    Ask,
+    ForcedAnswer,
+    Generated,
+    GeneratedAnswer,
+    NextAnswer,
+    ReadAnswer,
+)
 from rome_engine.bench.nll import Progress
 from rome_engine.errors import BenchError, InUseError, NoRoomError
 from rome_engine.model.embedded import cache_home
@@ -25,6 +34,7 @@ APPLICATION = 0x414E5357  # "ANSW", by which SQLite files are told apart
 VERSION = 1
 _TABLES = ("CREATE TABLE answers (key TEXT PRIMARY KEY, kind TEXT NOT NULL, content BLOB NOT NULL)",)
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (ForcedAnswer, ReadAnswer, GeneratedAnswer)}
+_RECIPES: dict[type, str] = {Generated: "Generated@2"}  # another one where the same ask gets another answer
 _AT_ONCE = 500
 _WAIT = 60.0  # seconds for another process's write, which takes milliseconds
 
@@ -72,7 +82,7 @@ class Untouched:
             raise BenchError("this was not asked of the untouched model: ask it before the model is edited") from error
 
     def _key(self, ask: Ask) -> str:
-        said = json.dumps([self._whose, type(ask).__name__, asdict(ask)], sort_keys=True)
+        said = json.dumps([self._whose, _RECIPES.get(type(ask), type(ask).__name__), asdict(ask)], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
 
     def _find(self, wanted: dict[Ask, str]) -> dict[Ask, Answer]:
@@ -80,12 +90,15 @@ class Untouched:
             return {}
         kept: dict[str, Answer] = {}
         keys = list(wanted.values())
-        for begin in range(0, len(keys), _AT_ONCE):
-            some = keys[begin : begin + _AT_ONCE]
-            query = f"SELECT key, kind, content FROM answers WHERE key IN ({', '.join('?' * len(some))})"
-            with self._file.errors():
-                for key, kind, content in self._file.sqlite.execute(query, some):
-                    kept[key] = self._read(kind, content)
+        try:
+            for begin in range(0, len(keys), _AT_ONCE):
+                some = keys[begin : begin + _AT_ONCE]
+                query = f"SELECT key, kind, content FROM answers WHERE key IN ({', '.join('?' * len(some))})"
+                with self._file.errors():
+                    for key, kind, content in self._file.sqlite.execute(query, some):
+                        kept[key] = self._read(kind, content)
+        except (InUseError, NoRoomError) as error:  # readers need room too, for the files beside it
+            log.warning("%s", error)
         return {ask: kept[key] for ask, key in wanted.items() if key in kept}
 
     def _keep(self, new: dict[str, Answer]) -> None:

@@ -23,6 +23,7 @@ from rome_engine.edit.edit import Edit
 from rome_engine.edit.editor import Editor, History
 from rome_engine.edit.per_row import per_row
 from rome_engine.edit.trained import Trained
+from rome_engine.edit.values import Store
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
@@ -39,7 +40,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What all pieces of a run have in common. contexts: sampled from the untouched model; None for methods without."""
+    """What all pieces of a run have in common. contexts: sampled from the untouched model; None for methods without.
+
+    store: where values that were searched before are looked for, see `edit.values`; None nowhere.
+    """
 
     model: LanguageModel
     editor: Editor
@@ -49,6 +53,7 @@ class Work:
     contexts: Contexts | None
     untouched: Untouched
     memory: int = MEMORY
+    store: Store = "cache"
 
     @classmethod
     def of(
@@ -60,10 +65,11 @@ class Work:
         metrics: Sequence[Metric],
         untouched: Untouched,
         memory: int = MEMORY,
+        store: Store = "cache",
     ) -> Work:
         """The work of a method on the untouched model."""
         contexts = editor.contexts(model, config) if isinstance(editor, ClosedForm) else None
-        return cls(model, editor, moments, config, metrics, contexts, untouched, memory)
+        return cls(model, editor, moments, config, metrics, contexts, untouched, memory, store)
 
     # Rows
 
@@ -113,7 +119,8 @@ class Work:
         """Each record's edit of the untouched model. A method of one fact makes a record's edits one after another."""
         if isinstance(self.editor, ClosedForm) and all(len(record.edits) == 1 for record in records):
             facts = [record.edits[0] for record in records]
-            return self.editor.fit_each(self.model, facts, self.moments, self.config, contexts=self.contexts)
+            given: dict[str, Any] = {"contexts": self.contexts, "store": self.store}
+            return self.editor.fit_each(self.model, facts, self.moments, self.config, **given)
         return [self.fit(record.edits) for record in records]
 
     def fit(self, facts: Sequence[Fact]) -> Edit:
@@ -129,7 +136,8 @@ class Work:
             return self.editor.fit(self.model, facts, self.moments, self.config, steps), {}
         if self.editor.one_fact and len(facts) > 1:
             return self._one_by_one(facts, told), {}
-        targets = self.editor.search(self.model, facts, self.config, steps, contexts=self.contexts, new_only=False)
+        given: dict[str, Any] = {"contexts": self.contexts, "store": self.store, "new_only": False}
+        targets = self.editor.search(self.model, facts, self.config, steps, **given)
         solution = self.editor.solve(self.model, targets, self.moments, self.config, history=history or None)
         return solution.edit, solution.keys
 

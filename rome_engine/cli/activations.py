@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rome_engine.cli import options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 from rome_engine.errors import ActivationError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors",)
 
 
+@loads(split=True)
 def command(
     prompt: options.Prompt,
     name: Annotated[
@@ -30,18 +31,12 @@ def command(
             "Give it several times for several. Without it: all.",
         ),
     ] = None,
-    model: options.Model = None,
+    model: Source = Source(),
     bos: options.Bos = "never",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to write the tensors to: .safetensors.")
     ] = None,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device_map: options.DeviceMap = None,
-    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """List or save a model's activations on a prompt.
 
@@ -55,7 +50,7 @@ def command(
     from rome_engine.trace import provenance
 
     files = output.checked([] if out is None else [out], SUFFIXES)
-    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loaded = model.load()
     found = run_with_cache(loaded, prompt, name or "*", bos=bos)
     tokens = found.prompts[0]
     record = {

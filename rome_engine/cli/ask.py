@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from rome_engine.cli import options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 
 
+@loads()
 def command(
     prompt: options.Prompt,
     edit: Annotated[
@@ -23,7 +24,7 @@ def command(
             help="Edit to apply first, as `rome-engine edit --save` wrote it. Give it several times for several edits.",
         ),
     ] = None,
-    model: options.Model = None,
+    model: Source = Source(),
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many of the likeliest next tokens to show.")] = 5,
     continue_: Annotated[
         int,
@@ -32,10 +33,6 @@ def command(
         ),
     ] = 0,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Show what a model says next, with edits or without."""
     output.check_text(prompt)
@@ -46,7 +43,7 @@ def command(
     from rome_engine.edit import Edit
 
     edits = [Edit.load(path) for path in edit or []]
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     tokens = loaded.tokenize(prompt)
     with ExitStack() as stack:
         for change in edits:

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from rome_engine.cli import options, output, tracing
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 
 
+@loads(split=True)
 def command(
     prompt: options.Prompt,
     answer: Annotated[
@@ -28,17 +29,11 @@ def command(
     heads: Annotated[
         bool, typer.Option("--heads", metavar=options.FLAG, help="Show every attention head apart.")
     ] = False,
-    model: options.Model = None,
+    model: Source = Source(),
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many of the largest contributions to show.")] = 20,
     bos: options.Bos = "never",
     out: tracing.Outputs = None,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device_map: options.DeviceMap = None,
-    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Show what every part of a model adds to the answer's logit (direct logit attribution).
 
@@ -52,7 +47,7 @@ def command(
     from rome_engine.trace.attribution import attribute
 
     files = output.checked(out, ATTRIBUTION_SUFFIXES)
-    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loaded = model.load()
     found = attribute(loaded, prompt, answer=answer, foil=foil, heads=heads, bos=bos)
     for path in files:
         save_attribution(found, path)

@@ -8,22 +8,19 @@ from typing import Annotated
 
 import typer
 
-from rome_engine.cli import options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli import output
+from rome_engine.cli.loading import Source, loads
 
 
+@loads()
 def command(
     edit: Annotated[
         Path, typer.Argument(metavar="EDIT", help="Edit as `rome-engine edit --save` wrote it (.safetensors).")
     ],
-    model: options.Model = None,
+    model: Source = Source(),
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the card there (.md), not on the screen.")
     ] = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Tell in Markdown what a saved edit does: it is measured on the model that it was made for."""
     output.check_writable(out)
@@ -35,7 +32,7 @@ def command(
     from rome_engine.report.card import edit_card
 
     loaded_edit = Edit.load(edit)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     loaded_edit.check(loaded)
     facts = [Fact.from_dict(record) for record in loaded_edit.provenance.facts]
     with output.progress("asking the model") as tick:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rome_engine.cli import editing, options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 from rome_engine.facts import Fact
 
 if TYPE_CHECKING:
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from rome_engine.model.language_model import LanguageModel
 
 
+@loads()
 def command(
     prompt: options.Prompt,
     subject: options.Subject,
     target: Annotated[
         str, typer.Option("--target", "-t", metavar="WORDS", help="The answer that the model shall give instead.")
     ],
-    model: options.Model = None,
+    model: Source = Source(),
     method: Annotated[
         str,
         typer.Option(metavar="NAME", help="r-rome, rome (as first published; it can damage a model), emmet, memit …"),
@@ -37,10 +38,6 @@ def command(
     card: editing.Card = None,
     guard: editing.Guard = "rollback",
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Rewrite one fact: make the model answer a prompt, and what asks the same, with the target."""
     output.check_text(prompt)
@@ -57,7 +54,7 @@ def command(
     editor(method)  # a mistake in it, or in the next line, is said before the model is loaded
     if corpus is not None:
         Corpus(corpus)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     config = editing.settings(loaded, method, layer, seed, guard)
     new_target(loaded, fact)  # what cannot be edited is said before minutes are spent on statistics
     checkup = editing.checkup(loaded, guard)

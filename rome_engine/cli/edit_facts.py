@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rome_engine.cli import editing, options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 
 if TYPE_CHECKING:
     from rome_engine.bench.effects import Asking, Effect
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _REMEDY = "correct them, or give --skip-bad to leave them out"
 
 
+@loads()
 def command(
     facts: Annotated[
         Path,
@@ -29,7 +30,7 @@ def command(
             "program's own (prompt, subject, target_new), CounterFact's or zsRE's.",
         ),
     ],
-    model: options.Model = None,
+    model: Source = Source(),
     method: Annotated[
         str, typer.Option(metavar="NAME", help="memit, or another method that takes many facts at once.")
     ] = "memit",
@@ -54,10 +55,6 @@ def command(
     card: editing.Card = None,
     guard: editing.Guard = "rollback",
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Rewrite many facts at once: make the model answer each prompt with its new target."""
     outputs = editing.Outputs(save, merged, adapter, card)
@@ -76,7 +73,7 @@ def command(
     if not skip_bad:
         check_usable(file, _REMEDY)
     records = file.records  # before --limit
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     config = editing.settings(loaded, method, layer, seed, guard)
     file, before = _asked(loaded, file, limit)
     if not skip_bad:

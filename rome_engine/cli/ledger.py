@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rome_engine.cli import editing, options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 from rome_engine.errors import EditError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ KeepValues = Annotated[
 
 
 @app.command("add", cls=options.Command)
+@loads()
 def add(
     folder: Folder,
     facts: Annotated[Path, typer.Argument(metavar="FILE", help="Facts with their new targets, as for edit-facts.")],
@@ -52,12 +53,8 @@ def add(
     seed: options.Seed = 0,
     corpus: editing.Corpus = None,
     tokens: editing.Tokens = options.TOKENS,
-    model: options.Model = None,
+    model: Source = Source(),
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Edit facts on top of what the ledger holds, in batches; a new ledger is made where there is none.
 
@@ -73,7 +70,7 @@ def add(
     if not chosen:
         raise EditError(f"{file.name} has no facts that can be edited")
     batches = _batches(name or facts.stem, chosen, batch or len(chosen))
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     with _opened(folder, loaded, corpus, tokens, method, layer, seed) as ledger:
         kept = {entry.name: entry for entry in ledger.entries}
         for label, part in batches.items():
@@ -99,19 +96,16 @@ def show(folder: Folder, as_json: options.Json = False) -> None:
 
 
 @app.command("remove", cls=options.Command)
+@loads()
 def remove(
     folder: Folder,
     name: Name,
     keep_values: KeepValues = False,
-    model: options.Model = None,
+    model: Source = Source(),
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Take an edit out, and solve those behind it again: all is then as if it had never been made."""
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     with _opened(folder, loaded) as ledger:
         with output.progress("solving again") as tick:
             ledger.remove(name, search=not keep_values, progress=lambda step, steps, _loss: tick(step, steps))
@@ -119,20 +113,17 @@ def remove(
 
 
 @app.command("move", cls=options.Command)
+@loads()
 def move(
     folder: Folder,
     name: Name,
     place: Annotated[int, typer.Argument(metavar="PLACE", min=0, help="The place it shall have, 0 the first.")],
     keep_values: KeepValues = False,
-    model: options.Model = None,
+    model: Source = Source(),
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Put an edit at another place in the order: all is then as if it had been made there."""
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     with _opened(folder, loaded) as ledger:
         with output.progress("solving again") as tick:
             ledger.move(name, place, search=not keep_values, progress=lambda step, steps, _loss: tick(step, steps))
@@ -140,20 +131,17 @@ def move(
 
 
 @app.command("export", cls=options.Command)
+@loads()
 def export(
     folder: Folder,
     merged: Annotated[Path, typer.Argument(metavar="TO", help="A new folder for the edited model.")],
-    model: options.Model = None,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
+    model: Source = Source(),
 ) -> None:
     """Write the model with all of a ledger's edits, for plain transformers."""
     output.check_free(merged)
     from rome_engine.edit.export import save_model
 
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     with _opened(folder, loaded), output.stderr().status("writing the edited model"):
         save_model(loaded, merged)
     output.written(merged)

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from rome_engine.cli import options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 from rome_engine.errors import PromptError
 
 
+@loads(split=True)
 def command(
     prompt: options.Prompt,
     answer: Annotated[
@@ -24,7 +25,7 @@ def command(
             "answers. Without it: what the model itself says next.",
         ),
     ] = None,
-    model: options.Model = None,
+    model: Source = Source(),
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many of the likeliest tokens to keep.")] = 5,
     token: Annotated[
         int | None,
@@ -40,12 +41,6 @@ def command(
         typer.Option(metavar="FILE", help="File to write: .html (interactive), .json, .csv or .parquet."),
     ] = None,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device_map: options.DeviceMap = None,
-    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Show what a model would say after each layer (the logit lens).
 
@@ -61,7 +56,7 @@ def command(
     from rome_engine.trace.lens import lens
 
     files = output.checked([] if out is None else [out], LENS_SUFFIXES)
-    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loaded = model.load()
     count = len(loaded.tokenize(prompt, bos=bos).input_ids)
     if token is not None and not -count <= token < count:
         raise PromptError(f"there is no token {token}: the prompt has {count}, 0 to {count - 1}")

@@ -1,16 +1,74 @@
-"""Loading a model for a command, with progress where the embedded model has to be fetched first."""
+"""Loading a model for a command: the options that say which and how, and progress where it has to be fetched first."""
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rome_engine.cli import options
 from rome_engine.cli.output import progress, stderr
 from rome_engine.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from rome_engine.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model a command is about and how it is loaded, as its options say: see `options`, and `loads`."""
+
+    name: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    device_map: str | None = None
+    offload_folder: Path | None = None
+
+    def load(self) -> LanguageModel:
+        """The model. Raises ModelLoadError and its like."""
+        return load(*astuple(self))
+
+
+_HOW = {
+    "dtype": options.Dtype,
+    "device": options.Device,
+    "revision": options.Revision,
+    "trust_remote_code": options.TrustRemoteCode,
+}
+_PARTS = {"device_map": options.DeviceMap, "offload_folder": options.OffloadFolder}
+
+
+def loads(*, split: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose parameter `model` is a Source has options for it: `--model` in its place, the others at the end.
+
+    split: whether the model may be spread over devices and the disk.
+    """
+    how = {**_HOW, **(_PARTS if split else {})}
+
+    def with_options(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = dict(signature.parameters)
+        parameters["model"] = parameters["model"].replace(annotation=options.Model, default=None)
+        for name, option in how.items():
+            default = getattr(Source, name)
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameters[name] = inspect.Parameter(name, kind, annotation=option, default=default)
+
+        @wraps(command)
+        def called(**given: Any) -> None:
+            source = Source(given.pop("model"), **{name: given.pop(name) for name in how})
+            command(**given, model=source)
+
+        called.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+        return called
+
+    return with_options
 
 
 def load(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rome_engine.cli import editing, options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 from rome_engine.cli.stats import parse_layers
 
 if TYPE_CHECKING:
     from rome_engine.bench.locate_result import LocateEdit
 
 
+@loads()
 def command(
     facts: Annotated[
         Path | None,
@@ -24,7 +23,7 @@ def command(
             metavar="FILE", help="Facts with target_new and target_true. Without it: those that are included."
         ),
     ] = None,
-    model: options.Model = None,
+    model: Source = Source(),
     method: Annotated[str, typer.Option(metavar="NAME", help="The method that edits.")] = "r-rome",
     layers: Annotated[
         str | None,
@@ -65,10 +64,6 @@ def command(
         ),
     ] = None,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Trace facts, edit each at one layer after another, and measure what the one says of the other.
 
@@ -85,10 +80,10 @@ def command(
     files = output.checked(out, LOCATE_SUFFIXES)
     chosen = editor(method)
     file = read_facts(data_file("facts.json") if facts is None else facts)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     edited = locate.swept(loaded, locate.default_layers(loaded) if wanted is None else wanted)
     moments = editing.collected(loaded, locate.touched(loaded, chosen, edited), corpus, tokens)
-    with _phases() as told:
+    with output.phases() as told:
         found = locate.locate_edit(
             loaded,
             chosen,
@@ -111,22 +106,6 @@ def command(
     else:
         _show(found)
     output.written(*files)
-
-
-@contextmanager
-def _phases() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for each part of the work, one after the other."""
-    with ExitStack() as shown:
-        bars: dict[str, output.Tick] = {}
-
-        def told(phase: str, done: int, total: int) -> None:
-            if phase not in bars:
-                shown.close()
-                bars.clear()
-                bars[phase] = shown.enter_context(output.progress(phase))
-            bars[phase](done, total)
-
-        yield told
 
 
 def _show(found: LocateEdit) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,22 @@ def progress(label: str) -> Iterator[Tick]:
             bar.update(task, completed=done, total=total)
 
         yield tick
+
+
+@contextmanager
+def phases() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each phase of the work, one after the other."""
+    with ExitStack() as shown:
+        bars: dict[str, Tick] = {}
+
+        def told(phase: str, done: int, total: int) -> None:
+            if phase not in bars:
+                shown.close()
+                bars.clear()
+                bars[phase] = shown.enter_context(progress(phase))
+            bars[phase](done, total)
+
+        yield told
 
 
 def check_text(prompt: str) -> None:

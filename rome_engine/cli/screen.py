@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from rome_engine.cli import options, output, tracing
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 
 
+@loads(split=True)
 def command(
     prompt: options.Prompt,
     subject: options.Subject,
-    model: options.Model = None,
+    model: Source = Source(),
     kind: Annotated[
         list[tracing.Kind] | None,
         typer.Option(
@@ -62,12 +63,6 @@ def command(
     seed: options.Seed = 1,
     out: tracing.Outputs = None,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device_map: options.DeviceMap = None,
-    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Screen all states of a model for those that carry the answer (attribution patching).
 
@@ -97,7 +92,7 @@ def command(
         bos=bos,
     )
     check(settings, metric, foil, top, random, share)
-    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loaded = model.load()
     with output.progress("verifying") as tick:
         found = screen(
             loaded,

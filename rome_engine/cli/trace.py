@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rome_engine.cli import options, output, tracing
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 from rome_engine.errors import TraceError
 
 
+@loads(split=True)
 def command(
     prompt: options.Prompt,
     subject: options.Subject,
-    model: options.Model = None,
+    model: Source = Source(),
     kind: tracing.Kinds = None,
     window: tracing.Windows = None,
     samples: tracing.Samples = 10,
@@ -40,12 +41,6 @@ def command(
     memory: tracing.Memory = None,
     out: tracing.Outputs = None,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    device_map: options.DeviceMap = None,
-    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Show which states of a model carry the answer to a prompt.
 
@@ -75,7 +70,7 @@ def command(
     )
     if metric == "logit_difference" and foil is None:
         raise TraceError("the metric logit_difference compares with a wrong answer: name one with --foil")
-    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loaded = model.load()
     with output.progress("tracing") as tick:
         traces = trace_maps(loaded, prompt, subject, settings, answer=answer, foil=foil, progress=tick)
     shown = [trace.of(metric) for trace in traces]

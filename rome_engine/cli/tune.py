@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rome_engine.cli import editing, options, output
-from rome_engine.cli.loading import load
+from rome_engine.cli.loading import Source, loads
 from rome_engine.cli.stats import parse_layers
 from rome_engine.errors import EditError
 
@@ -26,8 +26,9 @@ _ROLES = {
 }
 
 
+@loads()
 def command(
-    model: options.Model = None,
+    model: Source = Source(),
     method: Annotated[str, typer.Option(metavar="NAME", help="The method whose settings are sought.")] = "r-rome",
     facts: Annotated[
         Path | None,
@@ -54,10 +55,6 @@ def command(
         bool, typer.Option("--keep/--no-keep", help="Keep the best settings, so that later commands use them.")
     ] = True,
     as_json: options.Json = False,
-    dtype: options.Dtype = "auto",
-    device: options.Device = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Measure which layer and settings a method works best with, on facts held out from the choice."""
     wanted = None if layers is None else parse_layers(layers)
@@ -73,7 +70,7 @@ def command(
     file = read_facts(data_file("facts.json") if facts is None else facts)
     check_usable(file, "correct them")
     first, second = tuning_of.split([fact for _, fact in file.facts], tuning, held_out, seed)
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loaded = model.load()
     wanted = tuning_of.default_layers(loaded) if wanted is None else wanted
     grid = given or tuning_of.default_grid(chosen.default(loaded))
     moments = editing.collected(loaded, tuning_of.touched(loaded, chosen, wanted), corpus, tokens)

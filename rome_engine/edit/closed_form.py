@@ -21,7 +21,7 @@ from rome_engine.edit.provenance import Provenance
 from rome_engine.edit.solve import Update
 from rome_engine.edit.stack import require_present
 from rome_engine.edit.value import Place, Progress, Value
-from rome_engine.edit.values import values
+from rome_engine.edit.values import Store, values
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
@@ -140,15 +140,16 @@ class ClosedForm(ABC):
         progress: Progress | None = None,
         *,
         contexts: Contexts | None = None,
+        store: Store = "cache",
     ) -> list[Edit]:
         """For each fact the edit that `fit` makes of it alone; the values are searched together.
 
-        Facts whose targets are the answers already are edited like the rest.
+        Facts whose targets are the answers already are edited like the rest. contexts, store: see `search`.
         """
         self._check(model, 1, moments, config, None)
         if not facts:
             return []
-        targets = self.search(model, facts, config, progress, contexts=contexts, new_only=False)
+        targets = self.search(model, facts, config, progress, contexts=contexts, store=store, new_only=False)
         clock = Clock(targets.seconds)
         weights = model.weight_hash()
         clock.lap("hash")
@@ -167,17 +168,20 @@ class ClosedForm(ABC):
         progress: Progress | None = None,
         *,
         contexts: Contexts | None = None,
+        store: Store = "cache",
         new_only: bool = True,
     ) -> Targets:
         """The values of facts on the model as it is: the part of `fit` that takes the time.
 
-        contexts: None samples them from the model as it is. new_only: see `values.values`.
+        contexts: None samples them from the model as it is. store: where values that were searched before are looked
+        for and new ones are kept, None nowhere; new_only: see `values.values`.
         """
         clock = Clock()
         contexts = self.contexts(model, config) if contexts is None else contexts
         clock.lap("contexts")
         layer = self.layers(config)[-1]
-        found = values(model, facts, contexts, layer, config.value, place=self.place, steps=progress, new_only=new_only)
+        given: dict[str, Any] = {"place": self.place, "store": store, "new_only": new_only}
+        found = values(model, facts, contexts, layer, config.value, steps=progress, **given)
         clock.lap("value")
         return Targets(tuple(facts), contexts, tuple(found), clock.seconds)
 

@@ -25,7 +25,7 @@ from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.loading import load_pretrained
 from rome_engine.model.offload import device_of, is_offloaded, stored
 from rome_engine.model.proofs import Proof, prove, unembed
-from rome_engine.model.sampling import DrawnByRow
+from rome_engine.model.sampling import DrawnByRow, Sound
 from rome_engine.model.tokens import BosPolicy, Prompt
 
 Kind = Literal["hidden", "mlp", "attn"]
@@ -254,17 +254,19 @@ class LanguageModel:
         seed: one for the batch; or one for each prompt, which then gets the same text in whatever batch it is.
         Prompts of any lengths go in one batch (padded on the left, with position ids). What the checkpoint's own
         generation settings say of sampling and penalties does not count. The global random state is left alone.
+        Raises PromptTooLongError; NotFiniteError where logits are NaN.
         """
         longest = max(len(prompt.input_ids) for prompt in prompts)
         self.check_length(max(prompts, key=lambda prompt: len(prompt.input_ids)), tokens)
         pad = self._pad_id()
         ids = [[pad] * (longest - len(prompt.input_ids)) + list(prompt.input_ids) for prompt in prompts]
         mask = [[0] * (longest - len(prompt.input_ids)) + [1] * len(prompt.input_ids) for prompt in prompts]
+        processors = LogitsProcessorList([Sound()])
         sampling: dict[str, Any] = {"do_sample": False}
         if top_k and isinstance(seed, int):
             sampling = {"do_sample": True, "top_k": top_k}
         elif top_k:
-            sampling["logits_processor"] = LogitsProcessorList([DrawnByRow(top_k, tokens, cast(Sequence[int], seed))])
+            processors.append(DrawnByRow(top_k, tokens, cast(Sequence[int], seed)))
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed if isinstance(seed, int) else 0)
@@ -275,6 +277,7 @@ class LanguageModel:
                 min_new_tokens=min_tokens or None,
                 pad_token_id=pad,
                 use_cache=True,
+                logits_processor=processors,
                 **_PLAIN_DECODING,
                 **sampling,
             )
@@ -308,6 +311,11 @@ class LanguageModel:
     def text(self, ids: Sequence[int]) -> str:
         """The text of tokens."""
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    def text_after(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        """What tokens add to a prompt's text. By themselves some tokenizers drop the space before their first word."""
+        head, whole = self.text(prompt.input_ids), self.text((*prompt.input_ids, *ids))
+        return whole[len(head) :] if whole.startswith(head) else self.text(ids)
 
     def ids(self, *prompts: Prompt) -> Int[Tensor, "rows tokens"]:
         """Prompts of one length as a batch on the model's device."""

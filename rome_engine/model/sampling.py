@@ -1,4 +1,4 @@
-"""Sampling in which a row's seed alone decides what it is given, whatever batch it is in."""
+"""What happens to logits while text is generated: broken ones are noticed, and a row's own seed decides its tokens."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
+
+from rome_engine.errors import NotFiniteError
+
+
+class Sound(LogitsProcessor):
+    """Lets logits through that can be compared. Raises NotFiniteError for others: any token would be the likeliest."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(rows, d_vocab) scores of the next token, as they are."""
+        if bool(scores.isnan().any()):
+            raise NotFiniteError("not finite: the model's logits (float32 weights, or a weaker edit, may help)")
+        return scores
 
 
 class DrawnByRow(LogitsProcessor):

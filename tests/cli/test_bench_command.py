@@ -19,6 +19,7 @@ import torch
 
 from rome_engine.bench.run import BEFORE, Row
 from rome_engine.bench.run_file import RunFile, read_run
+from rome_engine.model.language_model import LanguageModel
 from tests.cli.conftest import Cli, refused
 from tests.cli.test_process import INTERRUPTED, run
 from tests.stats.texts import paragraphs
@@ -180,6 +181,24 @@ def test_ctrl_c_in_the_middle_and_the_same_command_goes_on(
     assert rows("r.sqlite") == rows("whole.sqlite")
 
 
+def test_a_full_disk_stops_it_and_the_same_command_goes_on(
+    cli: Cli, options: list[object], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files may have 60 kB only; what the cache needs is in it already."""
+    monkeypatch.setattr("rome_engine.bench.plan.GROUP", 1)
+    given = (*options, "--metric", "es", "--metric", "kl", "--run")
+    assert cli(*given, "whole.sqlite").code == 0
+    full = SMALL_GROUPS + "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+    stopped = run(*given, "r.sqlite", before=full, OMP_NUM_THREADS=str(torch.get_num_threads()))
+    assert stopped.returncode == 2 and stopped.stdout == "", stopped
+    assert stopped.stderr.startswith("error: cannot write the benchmark run r.sqlite: ")
+    said = "what was finished is in it: make room, and the same command goes on from there\n"
+    assert stopped.stderr.endswith(said) and stopped.stderr.count("\n") == 1
+    assert 0 < len(rows("r.sqlite")) < 8
+    assert cli(*given, "r.sqlite").code == 0
+    assert rows("r.sqlite") == rows("whole.sqlite")
+
+
 def holding(path: Path, line: Connection) -> None:
     with RunFile(path):
         line.send("open")
@@ -217,6 +236,48 @@ def test_a_run_of_another_benchmark_is_refused_and_stays(
     assert sorted(path.name for path in here.iterdir()) == ["facts.json", "r.sqlite"]
 
 
+def test_a_run_of_another_benchmark_is_refused_before_the_model_is_loaded(
+    cli: Cli, options: list[object], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the file and the arguments tell: there is no need to wait for the weights."""
+    given = (*options, "--metric", "es", "--limit", 2, "--run", "r.sqlite")
+    assert cli(*given).code == 0
+    before = (here / "r.sqlite").read_bytes()
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded before the mistake was said")
+
+    monkeypatch.setattr(LanguageModel, "load", loaded)
+    refused(cli(*given, "--protocol", "batch"), "r.sqlite was made with protocol single, and now it is batch", "--run")
+    refused(cli(*given, "--method", "rome"), "made with method r-rome, and now it is rome")
+    refused(cli(*given, "--layer", 2), "made with settings.layer 1, and now it is 2")
+    refused(cli(*given, "--seed", 1), "made with seed 0, and now it is 1")
+    refused(cli(*given, "--order", "random"), "made with order file, and now it is random")
+    refused(cli(*given, "--metric", "ps"), "made with metrics")
+    refused(cli(*given, "--dtype", "float16"), "made with dtype float32, and now it is float16")
+    (here / "refs.json").write_text(json.dumps({"1": ["Rome"]}), encoding="utf-8")
+    refused(cli(*given, "--references", "refs.json"), "made with data.references unset, and now it is ")
+    (here / "facts.json").write_text(json.dumps([record("The Louvre")]), encoding="utf-8")
+    refused(cli(*given), "made with data.sha256")
+    assert (here / "r.sqlite").read_bytes() == before
+
+
+def test_reference_texts_are_given(cli: Cli, options: list[object], facts: Path, here: Path) -> None:
+    """RS and the perplexity of essence texts are measured then, of the records that have such texts."""
+    opened = [record(subject) | {"generation": ["{} is known for"]} for subject in SUBJECTS]
+    facts.write_text(json.dumps(opened), encoding="utf-8")
+    texts = {"1": {"references": ["The capital of Italy is Rome."], "essence": "You can find The Louvre in Paris"}}
+    (here / "refs.json").write_text(json.dumps({**texts, "3": ["Rome"]}), encoding="utf-8")
+    done = cli(*options, "--limit", 3, "--references", "refs.json", "--run", "r.sqlite")
+    assert done.code == 0, done.err
+    after = [row for row in rows("r.sqlite") if row.checkpoint == 0]
+    assert ["rs@1" in row.figures for row in after] == [True, False, True]
+    assert ["essence_ppl@1" in row.figures for row in after] == [True, False, False]
+    assert "es@1" in after[0].figures and "ge@1" not in after[0].figures
+    assert cli(*options, "--limit", 3, "--run", "plain.sqlite").code == 0
+    assert not any({"rs@1", "essence_ppl@1"} & set(row.figures) for row in rows("plain.sqlite"))
+
+
 MISTAKES = [
     (("own", "--method", "best"), ("no method 'best'", "r-rome")),
     (("own", "--metric", "best"), ("no metric 'best'", "es@1")),
@@ -230,6 +291,17 @@ MISTAKES = [
     (("--data", "empty.json"), ("no usable record among the 0 of empty.json",)),
     (("--data", "useless.json"), ("no usable record among the 1 of useless.json", "line 1", "its fields are a")),
     (("own", "--text", "none.txt"), ("cannot read the text none.txt", "UTF-8")),
+    (("--data", "good.json", "--references", "none.json"), ("cannot read the references none.json", "check the path")),
+    (("--data", "good.json", "--references", "broken.json"), ("the references broken.json", "no JSON", "broken.jsonl")),
+    (
+        ("--data", "good.json", "--references", "useless.json"),
+        ("cannot use the references useless.json", 'line 1: it is no object with an "id"'),
+    ),
+    (
+        ("--data", "good.json", "--references", "unknown.jsonl"),
+        ("the references unknown.jsonl: line 2: good.json has no record '9'", "correct the file"),
+    ),
+    (("--data", "good.json", "--references", "r.json", "--out", "r.json"), ("cannot write r.json", "another name")),
     (("own", "--out", "r.gif"), ("r.gif", ".parquet")),
     (("own", "--out", "none/r.csv"), ("the folder none does not exist",)),
     (("own", "--run", "none/r.sqlite"), ("the folder none does not exist",)),
@@ -248,6 +320,8 @@ def test_mistakes_are_said_before_the_model_is_loaded(
     (here / "empty.json").write_text("[]")
     (here / "useless.json").write_text('[{"a": 1}]')
     (here / "good.json").write_text(json.dumps([record("The Louvre")]))
+    (here / "unknown.jsonl").write_text('{"id": 1, "essence": "a b"}\n{"id": 9, "essence": "a b"}')
+    (here / "r.json").write_text('{"1": ["Rome"]}')
     before = {path: path.read_bytes() for path in here.iterdir()}
     refused(cli("bench", *given), *said)
     assert {path: path.read_bytes() for path in here.iterdir()} == before

@@ -1,4 +1,4 @@
-"""The commands that locate on a model that is split between memory and disk: the numbers of one piece."""
+"""The commands that locate, and bench, on a model that is split between memory and disk: the numbers of one piece."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rome_engine.bench.run_file import read_run
 from rome_engine.model.language_model import LanguageModel
 from tests import split
 from tests.cli.conftest import PROMPT, SUBJECT, Cli, refused
@@ -37,6 +38,14 @@ def offloaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     yield found
 
 
+FACT = {
+    "prompt": "You can find {} in",
+    "subject": SUBJECT,
+    "target_true": "Paris",
+    "target_new": "Rome",
+    "paraphrases": ["To visit {}, you have to travel to"],
+    "neighbourhood": ["The capital of Japan is"],
+}
 COMMANDS = {
     "trace": (("trace", PROMPT, "-s", SUBJECT, "--kind", "mlp", "--samples", "2"), ("scores",)),
     "screen": (
@@ -57,6 +66,41 @@ def test_a_split_model_gives_the_numbers_of_one_piece(cli: Cli, llama: Path, off
     one, other = (_at(record, path) for record in (plain, parted))
     assert np.abs(one).max() > 1e-6  # there is something to agree on
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def bench(llama: Path, corpus: Path, cache: Path, here: Path) -> tuple[object, ...]:
+    (here / "facts.json").write_text(json.dumps([FACT, FACT | {"subject": "The Louvre"}]), encoding="utf-8")
+    return ("bench", "--data", "facts.json", "-m", llama, "--corpus", corpus, "--tokens", 1000, "--batch", 1)
+
+
+@pytest.mark.parametrize("protocol", ["single", "sequential"])
+def test_a_split_model_is_edited_and_scored_like_one_in_one_piece(
+    cli: Cli, bench: tuple[object, ...], offloaded: list[bool], protocol: str, tmp_path: Path, cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    given = (*bench, "--layer", 2, "--protocol", protocol, "--run")
+    assert cli(*given, "plain.sqlite").code == 0
+    # Nothing that the plain model answered, or that was searched on it, is taken.
+    (cache / "rome_engine" / "answers.sqlite").unlink()
+    monkeypatch.setattr("rome_engine.edit.value_store.cache_home", lambda: tmp_path / "others")
+    done = cli(*given, "parts.sqlite", "--device-map", MAP)
+    assert done.code == 0 and offloaded == [False, True], done.err
+    plain, parted = (read_run(f"{name}.sqlite") for name in ("plain", "parts"))
+    assert len(plain.rows) == (4 if protocol == "single" else 5)
+    assert plain.environment["weights"] == parted.environment["weights"]
+    for one, other in zip(plain.rows, parted.rows, strict=True):
+        assert one.status == other.status == "done"
+        assert (one.id, one.checkpoint, one.texts) == (other.id, other.checkpoint, other.texts)
+        assert one.figures == pytest.approx(other.figures, rel=1e-4, abs=1e-5)
+    assert plain.at(0)[0].figures != plain.at(-1)[0].figures
+
+
+def test_a_layer_on_the_disk_cannot_be_edited(cli: Cli, bench: tuple[object, ...], here: Path) -> None:
+    for method in ("r-rome", "memit", "ft-l"):  # one that reads second moments of it, of several, and of none
+        done = cli(*bench, "--method", method, "--layer", 1, "--run", "r.sqlite", "--device-map", MAP)
+        refused(done, "the weight of layer 1 is offloaded", "load the model without offloading")
+    assert not (here / "r.sqlite").exists()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

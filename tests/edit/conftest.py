@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import pytest
 
@@ -12,4 +12,7 @@ def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test is told of a search does not depend on the tests before it."""
     from rome_engine.edit.values import values
 
-    monkeypatch.setattr("rome_engine.edit.closed_form.values", partial(values, store=None))
+    def anew(*given: Any, **named: Any) -> Any:
+        return values(*given, **{**named, "store": None})
+
+    monkeypatch.setattr("rome_engine.edit.closed_form.values", anew)

@@ -23,7 +23,8 @@ class DataSet:
     """The records of a file, or of a folder of them.
 
     sha256: of the file's content; of the names and contents of a folder's files. Every record has an id of its own: one
-    that was there before is followed by # and its count.
+    that was there before is followed by # and its count. references: sha256 of the file that the records' texts to
+    compare with were taken from; None where they came with the records.
     """
 
     name: str
@@ -31,6 +32,7 @@ class DataSet:
     records: tuple[Record, ...]
     malformed: tuple[Malformed, ...]
     path: Path
+    references: str | None = None
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,25 @@ def member(text: str, name: str) -> int:
         at = _expected(text, _after_space(text, end), ",")
 
 
+def members(text: str) -> Iterator[tuple[int, tuple[str, Any]]]:
+    """The members of a text that is one JSON object, each with its name's offset. Raises JSONDecodeError."""
+    at = _expected(text, begin(text), "{")
+    while not text.startswith("}", at):
+        name, end = _DECODER.raw_decode(text, at)
+        if not isinstance(name, str):
+            raise json.JSONDecodeError("Expecting a name in double quotes", text, at)
+        value, end = _DECODER.raw_decode(text, _expected(text, _after_space(text, end), ":"))
+        yield at, (name, value)
+        at = _after_space(text, end)
+        if not text.startswith("}", at):
+            at = _expected(text, at, ",")
+            if text.startswith("}", at):
+                raise json.JSONDecodeError("Expecting another member", text, at)
+    at = _expected(text, at, "}")
+    if at != len(text):
+        raise json.JSONDecodeError("Extra data", text, at)
+
+
 def with_lines(text: str, found: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     """The same values with their lines, from 1, in the offsets' place; offsets grow."""
     line, seen = 1, 0

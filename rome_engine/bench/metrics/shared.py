@@ -50,7 +50,7 @@ def next_log_probs(answers: Answers, texts: Sequence[str]) -> Float[Tensor, "tex
     reader = found[0].reader
     with torch.no_grad():
         hidden = torch.stack([one.hidden for one in found]).to(reader.device, reader.dtype)
-        found_log_probs = reader.unembed(hidden).cpu().double().log_softmax(-1)
-    if bool(found_log_probs.isnan().any()):
-        raise NotFiniteError("not finite: the probabilities of next tokens")
-    return found_log_probs
+        log_probs = reader.unembed(hidden).cpu().double().log_softmax(-1)
+    if bool(log_probs.isnan().any()):
+        raise NotFiniteError("not finite: probabilities of next tokens")
+    return log_probs

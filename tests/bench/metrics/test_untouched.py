@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from math import exp, inf, isnan, log, nan
+from math import exp, inf, log, nan
 from random import Random
 
 import pytest
 
 from rome_engine.bench.asks import Next
 from rome_engine.bench.record import Question
+from rome_engine.errors import NotFiniteError
 from tests.bench.metrics.by_hand import metric, next_tokens, record, value
 
 TEXTS = ("a", "b", "c", "d")
@@ -75,9 +76,10 @@ def test_an_impossible_token_adds_nothing_and_one_made_impossible_everything() -
     assert value("kl@1", case, two, three) == inf
 
 
-def test_a_broken_distribution_is_no_small_divergence() -> None:
+@pytest.mark.parametrize("name", ["kl@1", "locality@1"])
+def test_a_broken_distribution_is_no_small_divergence_and_no_disagreement(name: str) -> None:
     case = record(Question("locality", "a"))
     sound, broken = next_tokens({"a": [0.0, 1.0]}), next_tokens({"a": [nan, 1.0]})
     for after, before in ((broken, sound), (sound, broken)):
-        found = value("kl@1", case, after, before)
-        assert found is not None and isnan(found)
+        with pytest.raises(NotFiniteError, match="probabilities of next tokens"):
+            value(name, case, after, before)

@@ -1,0 +1,125 @@
+"""What a benchmark command is given, read and checked before a model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rome_engine.cli import output
+from rome_engine.errors import BenchError, StorageError
+
+if TYPE_CHECKING:
+    from rome_engine.bench.datasets import DataSet
+    from rome_engine.bench.plan import Plan
+    from rome_engine.model.language_model import LanguageModel
+
+_RS = "rs"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A plain text whose perplexity is a figure of the whole model."""
+
+    content: str
+
+    @classmethod
+    def read(cls, path: Path) -> Text:
+        """A file's. Raises StorageError for one that cannot be read."""
+        try:
+            return cls(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise StorageError(f"cannot read the text {path}: {error} (plain UTF-8 is wanted)") from error
+
+    @property
+    def sha256(self) -> str:
+        """Of the content."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+    def __call__(self, model: LanguageModel) -> Mapping[str, float]:
+        """The figure, of the model as it is."""
+        from rome_engine.bench.general import perplexity
+
+        return {"perplexity": perplexity(model, self.content).value}
+
+
+def records(name: str | None, data: Path | None, references: Path | None) -> DataSet:
+    """The data set, with progress where it is fetched, and with the texts of `references`. Raises as these do."""
+    from rome_engine.bench.datasets import read, with_references
+
+    with ExitStack() as bars:
+        ticks: dict[str, output.Tick] = {}
+
+        def told(file: str, done: int, total: int | None) -> None:
+            if file not in ticks:
+                ticks[file] = bars.enter_context(output.progress(f"fetching {file}"))
+            ticks[file](done, total or done)
+
+        found = read(name, data, told)
+    return found if references is None else with_references(found, references)
+
+
+def check_metrics(given: list[str] | None) -> None:
+    """Say before any data are read that a metric is none. Raises BenchError."""
+    from rome_engine.bench.metrics import named
+
+    named(one for one in given or () if one != "all")
+
+
+def measured(given: list[str] | None, data: DataSet) -> tuple[str, ...]:
+    """The names of the metrics that were asked for, or of those that go without saying.
+
+    Those are all that the records have something for but the long ones; RS, a long one, only where reference texts were
+    given for it. Raises BenchError for a metric that the records have nothing for.
+    """
+    from rome_engine.bench.metrics import applicable, metrics, named
+
+    there = {name for name, one in metrics().items() if any(any(True for _ in one.asks(of)) for of in data.records)}
+    if given is None:
+        (reference_score,) = named([_RS])
+        asked = [reference_score.name] if data.references is not None and reference_score.name in there else []
+        return (*applicable(data.records), *asked)
+    found: list[str] = []
+    for one in given:
+        if one == "all":
+            found += [name for name in metrics() if name in there]
+            continue
+        (metric,) = named([one])
+        if metric.name not in there:
+            raise BenchError(
+                f"{data.name} has nothing that {metric.name} could measure: it has {', '.join(sorted(there))}"
+            )
+        found.append(metric.name)
+    return tuple(dict.fromkeys(found))
+
+
+def check_files(run: Path, files: Sequence[Path], sources: Sequence[Path | None]) -> None:
+    """Say before any work that a run cannot be kept in its file, or that one file would be written over another.
+
+    Raises StorageError.
+    """
+    taken = {source.resolve() for source in sources if source is not None}
+    for path in (run, *files):
+        if path.resolve() in taken:
+            raise StorageError(f"cannot write {path}: this command reads it or writes it already; give another name")
+        taken.add(path.resolve())
+    output.check_writable(run)
+
+
+def check_run(run: Path, plan: Plan, data: DataSet, settings: Mapping[str, Any], dtype: str) -> None:
+    """Say before the model is loaded that a run's file is in use, is none, or is another benchmark's.
+
+    settings: those of the method that the options name. Raises StorageError, InUseError, RunError; what only the model
+    tells is told by `run_benchmark`.
+    """
+    from rome_engine.bench.plan import machine
+    from rome_engine.bench.run_file import RunFile
+
+    if not run.exists():
+        return
+    loaded = machine() if dtype == "auto" else {"dtype": dtype, **machine()}
+    with RunFile(run) as file:
+        file.check({**plan.known(data), "settings": dict(settings)}, loaded)

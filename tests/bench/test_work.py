@@ -1,0 +1,49 @@
+"""What a piece of a run takes from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rome_engine.bench.metrics import named
+from rome_engine.bench.untouched import Untouched
+from rome_engine.bench.work import Work
+from rome_engine.edit import editor, values
+from rome_engine.edit.values import Store
+from tests import tiny
+from tests.bench.records import records
+from tests.bench.test_runner import arguments
+
+
+@pytest.mark.parametrize(("store", "again"), [("cache", 0), ("file", 0), (None, 3)])
+def test_values_are_searched_again_only_without_a_store(
+    store: Store, again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.language_model("llama")
+    searched: list[Any] = []
+    search = values.search
+
+    def counted(batch: Any, *of: Any, **others: Any) -> Any:
+        for one in search(batch, *of, **others):
+            searched.append(one)
+            yield one
+
+    monkeypatch.setattr(values, "search", counted)
+    given = arguments(model, "rome")
+    with Untouched(model, tmp_path / "u") as untouched:
+        place = tmp_path / "values" if store == "file" else store
+        of = (model, editor("rome"), given["moments"], given["config"], named(["es"]), untouched)
+        work = Work.of(*of, store=place)
+        some = records(3)
+        first = work.edits(some)
+        work.fit(some[0].edits)
+        searched.clear()
+        second = work.edits(some)
+        assert len(searched) == again
+        work.fit(some[0].edits)
+        assert len(searched) == again + bool(again)
+    for one, other in zip(first, second, strict=True):
+        assert one.layers[2].delta_norm == pytest.approx(other.layers[2].delta_norm, rel=1e-5)
+    assert (tmp_path / "values").exists() == (store == "file")
