@@ -67,7 +67,7 @@ _ROME: dict[_Structure, Preset] = {
 # Published with MEMIT (arXiv 2210.07229) and with AlphaEdit; the embedded model's were measured (docs/performance.md):
 # the published λ leaves it unchanged, and lower layers disturb neighbours less.
 _MEMIT: dict[_Structure, Preset] = {
-    _SMOLLM2: _memit(4, 8, ValueConfig(steps=10, learning_rate=2.4, decay=0.1, clamp=1.5), 500.0),
+    _SMOLLM2: _memit(2, 6, ValueConfig(steps=10, learning_rate=2.4, decay=0.1, clamp=1.0), 1500.0),
     _GPT2_XL: _memit(13, 17, replace(_TIGHT, steps=20), 20000.0),
     _GPTJ: _memit(3, 8, _TIGHT),
     _LLAMA2: _memit(4, 8, _LOOSE),

@@ -49,7 +49,7 @@ def like(name: str) -> LanguageModel:
         ("llama-3", 5, (25, 0.5, 1e-3, 4.0)),
         ("qwen", 5, (25, 0.5, 1e-3, 4.0)),
         ("mistral", 5, (25, 0.5, 1e-3, 4.0)),
-        ("smollm2", 8, (10, 2.0, 0.5, 4.0)),
+        ("smollm2", 6, (10, 2.0, 0.5, 2.0)),
     ],
 )
 def test_rome(name: str, layer: int, value: tuple[Any, ...]) -> None:
@@ -68,7 +68,7 @@ def test_rome(name: str, layer: int, value: tuple[Any, ...]) -> None:
         ("llama-3", range(4, 9), (25, 0.1, 0.5, 0.75), 15000),
         ("qwen", range(4, 9), (25, 0.1, 1e-3, 0.75), 15000),
         ("mistral", range(4, 9), (25, 0.5, 1e-3, 4.0), 15000),
-        ("smollm2", range(4, 9), (10, 2.4, 0.1, 1.5), 500),
+        ("smollm2", range(2, 7), (10, 2.4, 0.1, 1.0), 1500),
     ],
 )
 def test_memit_and_what_alphaedit_shares_with_it(
