@@ -53,7 +53,9 @@ _TIGHT = ValueConfig(steps=25, clamp=0.75)
 # The embedded model's were measured (docs/performance.md): a plain mean key misses prompts that the subject begins. The
 # others were published with ROME (arXiv 2202.05262) and with AlphaEdit (arXiv 2410.02355).
 _ROME: dict[_Structure, Preset] = {
-    _SMOLLM2: Preset((8,), ValueConfig(steps=10, learning_rate=2.0), {"bare": 0.7, "lengths": (5,) * 5 + (10,) * 5}),
+    _SMOLLM2: Preset(
+        (6,), ValueConfig(steps=10, learning_rate=2.0, clamp=2.0), {"bare": 0.7, "lengths": (5,) * 5 + (10,) * 5}
+    ),
     _GPT2_MEDIUM: Preset((8,), ValueConfig(clamp=3.0)),
     _GPT2_LARGE: Preset((12,)),
     _GPT2_XL: Preset((17,)),
