@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -18,6 +19,9 @@ Result = TypeVar("Result")
 
 DEATHS = 3
 """Workers that one piece may cost, and workers that may die one after another before they have begun."""
+
+AHEAD = 2
+"""Pieces, for each worker, that are out or whose results wait in memory, at most, where results are wanted in order."""
 
 PATIENCE = 300.0
 """Seconds in which the first worker must be there."""
@@ -74,27 +78,45 @@ class Pool(Generic[Piece, Result]):
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def map(self, pieces: Iterable[Piece]) -> Iterator[Result]:
+    def map(self, pieces: Iterable[Piece]) -> Generator[Result, None, None]:
         """Each piece's result when it is there; a worker has one piece at a time, and the next one when it is done.
 
         A piece whose worker dies goes to another one, and a new worker is started in the place of the dead one. An
         error that the work raises is raised here. Raises ClusterError for a piece that took DEATHS workers with it, and
         where no worker can be started.
         """
-        waiting: Iterator[tuple[Piece, int]] = ((piece, 0) for piece in pieces)
+        with closing(self._done(pieces, lambda _number: True)) as done:
+            for _, result in done:
+                yield result
+
+    def in_order(self, pieces: Iterable[Piece]) -> Generator[Result, None, None]:
+        """As `map`, in the pieces' order; workers wait where results that cannot be given yet would pile up (AHEAD)."""
+        given, waiting = 0, dict[int, Result]()
+        with closing(self._done(pieces, lambda number: number < given + AHEAD * self._cluster.workers)) as done:
+            for number, result in done:
+                waiting[number] = result
+                while given in waiting:
+                    given += 1
+                    yield waiting.pop(given - 1)
+
+    def _done(
+        self, pieces: Iterable[Piece], may_begin: Callable[[int], bool]
+    ) -> Generator[tuple[int, Result], None, None]:
+        """The number and the result of each piece when it is there; may_begin: whether that number's turn has come."""
+        waiting: Iterator[tuple[int, Piece, int]] = ((number, piece, 0) for number, piece in enumerate(pieces))
         following = next(waiting, None)
-        out: dict[Any, tuple[Any, Piece, int]] = {}
+        out: dict[Any, tuple[Any, int, Piece, int]] = {}
         try:
             while out or following is not None:
-                while self._free and following is not None:
+                while self._free and following is not None and may_begin(following[0]):
                     worker = self._free.pop()
-                    out[worker.work.remote(following[0])] = (worker, *following)
+                    out[worker.work.remote(following[1])] = (worker, *following)
                     following = next(waiting, None)
                 ready = self._wait(out)
                 if ready in self._starting:
                     self._begin(ready)
                     continue
-                worker, piece, deaths = out.pop(ready)
+                worker, number, piece, deaths = out.pop(ready)
                 try:
                     result = self._result(ready)
                 except _Died as death:
@@ -102,15 +124,15 @@ class Pool(Generic[Piece, Result]):
                     if deaths + 1 == DEATHS:
                         raise ClusterError(f"{DEATHS} workers died of one piece of the work: {death}") from death
                     waiting = waiting if following is None else chain([following], waiting)
-                    following = (piece, deaths + 1)
+                    following = (number, piece, deaths + 1)
                     continue
                 except BaseException:
                     self._free.append(worker)
                     raise
                 self._free.append(worker)
-                yield result
+                yield number, result
         finally:
-            self._free += [worker for worker, _, _ in out.values()]  # they take the next piece when they are done
+            self._free += [worker for worker, *_ in out.values()]  # they take the next piece when they are done
 
     # Workers
 

@@ -173,4 +173,6 @@ def show_written(record: dict[str, Any]) -> None:
     for name in names:
         output.written(record[name])
     if not any(record[name] for name in names):
-        output.stderr().print("nothing was kept: give --save FILE, --merged FOLDER or --adapter FOLDER", highlight=False)
+        output.stderr().print(
+            "nothing was kept: give --save FILE, --merged FOLDER or --adapter FOLDER", highlight=False
+        )

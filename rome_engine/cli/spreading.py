@@ -34,8 +34,8 @@ Ray = Annotated[
     typer.Option(
         metavar="ADDRESS",
         rich_help_panel=_PANEL,
-        help="The Ray cluster where the workers run, auto or ray://HOST:PORT; models and texts are read there from the "
-        "same paths. Without it: one is started on this machine, and shut down afterwards.",
+        help="The Ray cluster where the workers run, auto or ray://HOST:PORT; a model in a folder is read there from "
+        "the same path. Without it: one is started on this machine, and shut down afterwards.",
     ),
 ]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rome_engine.cli import options, output, stats_files
+from rome_engine.cli import options, output, spreading, stats_files
 from rome_engine.cli.loading import load
 from rome_engine.errors import StatisticsError
 
@@ -62,6 +62,8 @@ def command(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the part of --shard is written.")] = None,
+    workers: spreading.Workers = None,
+    ray: spreading.Ray = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
     device: options.Device = None,
@@ -81,22 +83,28 @@ def command(
         raise StatisticsError(
             "--shard, --out and --corpus belong together: give all three, or neither --shard nor --out"
         )
+    if shard is not None and workers is not None:
+        raise StatisticsError("a part of --shard is collected in one process: leave --workers out, or --shard")
     output.check_writable(out)
+    cluster = spreading.cluster(workers, ray)
 
     from rome_engine.stats import Corpus, Shard, moments
+    from rome_engine.stats.spreading import gatherer
 
     part = None if shard is None else Shard.parse(shard)
     text = Corpus(*corpus) if corpus else None
-    loaded = load(model, dtype, device, revision, trust_remote_code)
+    loading = (model, dtype, device, revision, trust_remote_code)
+    loaded = load(*loading)
     chosen = _default_layers(loaded) if wanted is None else wanted
     sampling: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed}
     began = time.perf_counter()
-    with output.progress("collecting second moments") as tick:
+    with spreading.aside(), output.progress("collecting second moments") as tick:
         sampling["progress"] = lambda _message, share: tick(round(share * tokens), tokens)
         if part is not None and out is not None and text is not None:
             record = _shard(loaded, text, chosen, part, out, sampling)
         else:
-            found = moments(loaded, chosen, corpus=text, **sampling)
+            gather = None if cluster is None else gatherer(cluster, spreading.replica(loaded, *loading))
+            found = moments(loaded, chosen, corpus=text, gather=gather, **sampling)
             record = {"moments": [stats_files.describe(moment) for moment in found.values()]}
     record = {"model": loaded.name, "seconds": time.perf_counter() - began, **record}
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rome_engine.cli import options, output, tracing
+from rome_engine.cli import options, output, spreading, tracing
 from rome_engine.cli.loading import load
 from rome_engine.errors import StorageError
 
@@ -86,6 +86,8 @@ def command(
     bos: tracing.BosPolicy = "auto",
     seed: options.Seed = 1,
     memory: tracing.Memory = None,
+    workers: spreading.Workers = None,
+    ray: spreading.Ray = None,
     out: tracing.Outputs = None,
     as_json: options.Json = False,
     dtype: options.Dtype = "auto",
@@ -104,10 +106,12 @@ def command(
     from rome_engine.resources import data_file
     from rome_engine.trace import averaging, over_facts
     from rome_engine.trace.factfile import read_facts
+    from rome_engine.trace.spreading import spreader
     from rome_engine.trace.store import check_run
 
     files = output.checked(out, AVERAGE_SUFFIXES)
     output.check_writable(run)
+    cluster = spreading.cluster(workers, ray)
     averaging.check(metric, threshold)
     settings = tracing.settings(
         kinds=kind,
@@ -131,9 +135,11 @@ def command(
     output.check_writable(kept)
     _check_apart(source, kept, files)
     check_run(kept, over_facts.asked(known, settings, answer_tokens))
-    loaded = load(model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loading = (model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
+    loaded = load(*loading)
     output.stderr().print(f"run: {kept}", markup=False, highlight=False, soft_wrap=True)
-    with _resumable(kept), _watching() as watch:
+    spread = None if cluster is None else spreader(cluster, spreading.replica(loaded, *loading))
+    with _resumable(kept), spreading.aside(), _watching() as watch:
         found = over_facts.trace_facts(
             loaded,
             known,
@@ -144,6 +150,7 @@ def command(
             metric=metric,
             threshold=threshold,
             include_small=include_small,
+            spread=spread,
             watch=watch,
         )
     for path in files:

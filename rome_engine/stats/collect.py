@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from itertools import islice, tee
 from pathlib import Path
-
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from rome_engine.errors import StatisticsError
 from rome_engine.model.embedded import Report
-from rome_engine.model.hooks import TraceDict
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.stats.batches import Batch, batches, pass_keys
 from rome_engine.stats.checkpoint import Checkpoint, resumed
-from rome_engine.stats.collection import Collection, Plan
-from rome_engine.stats.corpus import Corpus, end_token, tokenizer_hash
-from rome_engine.stats.layer_keys import LayerKeys
+from rome_engine.stats.collection import Collection, Plan, Sums
+from rome_engine.stats.corpus import Corpus, tokenizer_hash
 from rome_engine.stats.provenance import DEFAULT_LENGTH, DEFAULT_TOKENS, Provenance, Sampling
 from rome_engine.stats.second_moment import SecondMoment
 from rome_engine.stats.shard import WHOLE, Shard
 from rome_engine.versions import versions
 
 BATCH_TOKENS = 4096
+
+Gather = Callable[[Mapping[int, Provenance], Iterable[Batch]], Generator[Sums, None, None]]
+"""Gives the sums of each batch in the batches' order, for layers of whose first batch the provenances tell: where the
+forwards are run elsewhere."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def collect(
     batch_tokens: int = BATCH_TOKENS,
     checkpoint: Path | None = None,
     progress: Report | None = None,
+    gather: Gather | None = None,
 ) -> dict[int, SecondMoment]:
     """The second moment of each layer's keys (inputs of the down-projection) over a sample of a corpus.
 
@@ -46,6 +49,7 @@ def collect(
     batch_tokens: how many go through the model at once; it changes the result by rounding only.
     checkpoint: a file in which the sums are kept every half minute, and from which the same call goes on after it was
     interrupted, to the very same moments; it is left there, for the caller to remove when the moments are safe.
+    gather: where all batches but the first are run, here where left out; it changes no bit (`stats.spreading`).
     Keys at document-end tokens are not counted: they belong to no text, and in many models they are attention sinks.
     Nor are those at position 0 in layers where the first batch shows their norm to be an outlier
     (FIRST_TOKEN_OUTLIER), which the provenance records. The model is left as it was, however this ends.
@@ -56,7 +60,7 @@ def collect(
     plan = plan_for(model, corpus, layers, sampling_for(model, tokens, length, seed), batch_tokens, WHOLE)
     found = None if checkpoint is None else resumed(checkpoint, plan)
     collection = found or Collection(plan)
-    _gather(model, corpus, collection, checkpoint, progress)
+    _gather(model, corpus, collection, checkpoint, progress, gather)
     return collection.moments()
 
 
@@ -144,43 +148,76 @@ def plan_for(
     return Plan(about, model.architecture.d_mlp, wanted, batch_tokens, shard)
 
 
-def steps(model: LanguageModel, corpus: Corpus, collection: Collection) -> Iterator[Collection]:
+def steps(
+    model: LanguageModel, corpus: Corpus, collection: Collection, gather: Gather | None = None
+) -> Generator[Collection, None, None]:
     """Take in batch after batch of those that the collection has not seen yet, and yield it after each.
 
-    The model is as it was whenever it is yielded, and however this ends. Raises StatisticsError for keys that are not
-    finite; the collection is in no state to go on from then.
+    gather: as in `collect`, for a whole collection only. The model is as it was whenever it is yielded, and however
+    this ends. Raises StatisticsError for keys that are not finite; the collection is in no state to go on from then.
     """
-    about, shard = collection.plan.about, collection.plan.shard
-    layers = {
-        model.architecture.path(layer, model.architecture.down_projection): keys
-        for layer, keys in collection.layers.items()
-    }
+    about = collection.plan.about
     sequences = corpus.sequences(model.tokenizer, Sampling(about.tokens, about.length, about.seed))
-    for number, batch in enumerate(_batches(sequences, collection.plan.batch_tokens)):
-        if number < collection.batches:
-            continue
+    cut = enumerate(batches(sequences, collection.plan.batch_tokens))
+    left = islice(cut, collection.batches, None)
+    taking = _here(model, collection, left) if gather is None else _elsewhere(model, collection, left, gather)
+    with closing(taking) as taken:
+        for batch in taken:
+            before = collection.tokens
+            collection.tokens += sum(map(len, batch))
+            collection.batches += 1
+            if collection.plan.shard == WHOLE and 2 * before < about.tokens <= 2 * collection.tokens:
+                collection.half()
+            yield collection
+
+
+def _here(
+    model: LanguageModel, collection: Collection, left: Iterable[tuple[int, Batch]]
+) -> Generator[Batch, None, None]:
+    """Each batch when its keys are in the collection; other shards' batches as they are."""
+    shard = collection.plan.shard
+    for number, batch in left:
         if number == 0 or shard.has(number):
-            _run(model, layers, torch.tensor(batch, device=model.device), add=shard.has(number))
-        before = collection.tokens
-        collection.tokens += sum(map(len, batch))
-        collection.batches += 1
-        if shard == WHOLE and 2 * before < about.tokens <= 2 * collection.tokens:
-            collection.half()
-        yield collection
+            add = shard.has(number)
+            pass_keys(model, {layer: partial(keys.take, add=add) for layer, keys in collection.layers.items()}, batch)
+        yield batch
+
+
+def _elsewhere(
+    model: LanguageModel, collection: Collection, left: Iterator[tuple[int, Batch]], gather: Gather
+) -> Generator[Batch, None, None]:
+    """As `_here`, of a whole collection; the first batch is run here, because it tells how the others are taken."""
+    if collection.batches == 0:
+        yield from _here(model, collection, islice(left, 1))
+    about: dict[int, Provenance] = {}
+    for layer, keys in collection.layers.items():
+        assert keys.moment.provenance is not None
+        about[layer] = keys.moment.provenance
+    sent, same = tee(batch for _, batch in left)
+    with closing(gather(about, sent)) as gathered:
+        for sums, batch in zip(gathered, same, strict=True):
+            collection.add(sums)
+            yield batch
 
 
 def _gather(
-    model: LanguageModel, corpus: Corpus, collection: Collection, path: Path | None, progress: Report | None
+    model: LanguageModel,
+    corpus: Corpus,
+    collection: Collection,
+    path: Path | None,
+    progress: Report | None,
+    gather: Gather | None = None,
 ) -> None:
     """Bring a collection to its end, from wherever it is."""
     checkpoint = None if path is None else Checkpoint(path)
     name, wanted = corpus.name, collection.plan.about.tokens
     tell = progress or _untold
     try:
-        for _ in steps(model, corpus, collection):
-            if checkpoint is not None:
-                checkpoint.offer(collection)
-            tell("collecting second moments", collection.tokens / wanted)
+        with closing(steps(model, corpus, collection, gather)) as states:
+            for _ in states:
+                if checkpoint is not None:
+                    checkpoint.offer(collection)
+                tell("collecting second moments", collection.tokens / wanted)
         tell("collecting second moments", 1.0)
     except BaseException:
         if path is not None and path.exists():
@@ -196,34 +233,3 @@ def _gather(
 
 def _untold(_message: str, _share: float) -> None:
     pass
-
-
-@torch.no_grad()
-def _run(model: LanguageModel, layers: dict[str, LayerKeys], ids: Int[Tensor, "rows tokens"], *, add: bool) -> None:
-    """One forward that takes each layer's keys as they pass and keeps none of them."""
-    rows, length = ids.shape
-    counted = torch.ones_like(ids, dtype=torch.bool)
-    end = end_token(model.tokenizer)
-    if end is not None:
-        counted[:, 1:] = ids[:, 1:] != end
-
-    def take(keys: Tensor, name: str | None) -> Tensor:
-        assert name is not None
-        # Some families hand their MLP (rows · tokens, d_mlp).
-        layers[name].take(keys.reshape(rows, length, keys.shape[-1]), counted, add=add)
-        return keys
-
-    with TraceDict(model.module, layers, retain_output=False, edit_input=take, stop=True):
-        model.module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-
-
-def _batches(sequences: Iterator[list[int]], batch_tokens: int) -> Iterator[Sequence[list[int]]]:
-    """Sequences of one length together, up to so many tokens."""
-    batch: list[list[int]] = []
-    for sequence in sequences:
-        if batch and (len(sequence) != len(batch[0]) or (len(batch) + 1) * len(sequence) > batch_tokens):
-            yield batch
-            batch = []
-        batch.append(sequence)
-    if batch:
-        yield batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from rome_engine.stats.second_moment import SecondMoment
 from rome_engine.stats.shard import WHOLE, Shard
 
 _KIND = "rome_engine.collection"
+
+Sums = Mapping[int, Sequence[tuple[Tensor, int]]]
+"""Of each layer, the packed sum and the number of keys of each `PIECE` of a batch; see `SecondMoment.packed_sum`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,12 @@ class Collection:
     def moments(self) -> dict[int, SecondMoment]:
         """Each layer's moment, with its convergence."""
         return {layer: keys.finished() for layer, keys in self.layers.items()}
+
+    def add(self, sums: Sums) -> None:
+        """Take in the keys of a batch that were summed elsewhere, to the bits of those that are summed here."""
+        for layer, keys in self.layers.items():
+            for total, count in sums[layer]:
+                keys.moment.merge(SecondMoment.of_packed(total, self.plan.d, count, keys.moment.provenance))
 
     def half(self) -> None:
         """Note in every layer where C⁻¹ of its probes points now."""

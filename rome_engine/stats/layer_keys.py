@@ -18,6 +18,16 @@ PROBES = 64
 """Keys of the first batch by which the convergence is told."""
 
 
+def entering(
+    keys: Float[Tensor, "rows tokens d_mlp"], counted: Bool[Tensor, "rows tokens"], first_token_left_out: bool
+) -> Float[Tensor, "keys d_mlp"]:
+    """The keys of a batch that enter a moment."""
+    counted = counted.to(keys.device)
+    if first_token_left_out:
+        keys, counted = keys[:, 1:], counted[:, 1:]
+    return keys[counted]
+
+
 class LayerKeys:
     """One layer's moment while it grows, what its first batch told of position 0, and the probes of its convergence.
 
@@ -35,14 +45,11 @@ class LayerKeys:
         self, keys: Float[Tensor, "rows tokens d_mlp"], counted: Bool[Tensor, "rows tokens"], *, add: bool
     ) -> None:
         """Measure the first batch, and add a batch to the moment if asked to."""
-        counted = counted.to(keys.device)
         first = self.probes is None
         if first:
-            self._measure(keys, counted)
+            self._measure(keys, counted.to(keys.device))
         assert self.moment.provenance is not None
-        if self.moment.provenance.first_token_left_out:
-            keys, counted = keys[:, 1:], counted[:, 1:]
-        chosen = keys[counted]
+        chosen = entering(keys, counted, self.moment.provenance.first_token_left_out)
         if first:
             step = max(1, len(chosen) // PROBES)
             self.probes = chosen[::step][:PROBES].float().cpu()

@@ -21,8 +21,9 @@ Stored = Literal["float16", "float32", "float64"]
 _DTYPES: dict[str, torch.dtype] = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 # Only blocks on and above the diagonal are multiplied: 0.6 of the work at d = 1536.
 _BLOCK = 256
-# Keys are converted to float64 in pieces, so that a large batch does not double in memory.
-_PIECE = 4096
+PIECE = 4096
+"""Keys that are converted to float64 together, so that a large batch does not double in memory, and summed apart before
+they are added: wherever that is done, these are the bits that are added."""
 
 
 class SecondMoment:
@@ -67,11 +68,11 @@ class SecondMoment:
         if not len(flat):
             return
         total = self._total_on(flat.device)
-        for begin in range(0, len(flat), _PIECE):
-            exact = flat[begin : begin + _PIECE].to(total.device).double()
+        for begin in range(0, len(flat), PIECE):
+            exact = flat[begin : begin + PIECE].to(total.device).double()
             for first in range(0, self.d, _BLOCK):
                 rows = slice(first, first + _BLOCK)
-                total[rows, first:].addmm_(exact[:, rows].T, exact[:, first:])
+                total[rows, first:] += exact[:, rows].T @ exact[:, first:]
         self._count += len(flat)
         self._factor = self._eigen = self.convergence = None
 

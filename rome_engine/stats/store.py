@@ -16,7 +16,7 @@ from rome_engine.model.embedded import Report, cache_home
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.resources import data_file
 from rome_engine.stats import checkpoint, packed
-from rome_engine.stats.collect import checked_layers, collect, sampling_for
+from rome_engine.stats.collect import Gather, checked_layers, collect, sampling_for
 from rome_engine.stats.corpus import Corpus, tokenizer_hash
 from rome_engine.stats.provenance import DEFAULT_TOKENS, content_key
 from rome_engine.stats.second_moment import SecondMoment
@@ -36,14 +36,15 @@ def moments(
     seed: int = 0,
     cache: Path | None = None,
     progress: Report | None = None,
+    gather: Gather | None = None,
 ) -> dict[int, SecondMoment]:
     """The second moments of these layers for this model's very weights: shipped, cached, or collected and cached.
 
     With a corpus, a moment counts as found only if it was collected from that corpus with this sampling. Without one,
     any moment of these weights does (shipped before cached, of several cached the one of most keys), tokens, length and
-    seed are of no account, and nothing is collected. A collection that was interrupted goes on where it was; see
-    `collect`. cache: a folder instead of `$XDG_CACHE_HOME/rome_engine/second_moments`. A damaged file is logged as a
-    warning and passed over.
+    seed are of no account, and nothing is collected. A collection that was interrupted goes on where it was, and may be
+    run elsewhere (gather); see `collect`. cache: a folder instead of `$XDG_CACHE_HOME/rome_engine/second_moments`. A
+    damaged file is logged as a warning and passed over.
 
     Raises StatisticsError when a moment is missing and no corpus is given, and as `collect` does; StorageError when the
     cache cannot be written (asked before anything is collected).
@@ -77,6 +78,7 @@ def moments(
             seed=sampling.seed,
             checkpoint=unfinished,
             progress=progress,
+            gather=gather,
         )
         keep(collected.values(), cache=folder)
         checkpoint.remove(unfinished)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,23 @@ log = logging.getLogger(__name__)
 Watch = Callable[[str], Progress]
 """Told what begins ("asking" the model which facts it knows, then "tracing" them); gives whom to tell how far it is."""
 
+Numbered = tuple[int, Fact]
+"""A fact, and the number of its record in the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """What became of a fact: its maps, or None and the reason why there are none; seconds: the time that it took."""
+
+    record: int
+    maps: FactMaps | None
+    reason: str
+    seconds: float
+
+
+Spread = Callable[[Settings, AnswerTokens, Iterable[Numbered]], Generator[Traced, None, None]]
+"""Gives what became of each fact when it is there, in whatever order: where facts are traced elsewhere."""
+
 
 def trace_facts(
     model: LanguageModel,
@@ -46,6 +64,7 @@ def trace_facts(
     threshold: float = SMALL_EFFECT,
     include_small: bool = False,
     resamples: int = bootstrap.RESAMPLES,
+    spread: Spread | None = None,
     watch: Watch | None = None,
 ) -> Average:
     """The averages over the facts that the model answers right, of which at most the first `limit` are traced.
@@ -55,7 +74,7 @@ def trace_facts(
     finished. The same call again goes on where an earlier one ended, however that was, and gives the numbers of one
     that was never interrupted; limit, metric, threshold and the bootstrap choose from what the file holds and may be
     changed. A fact whose trace raises an error is counted, and tried again the next time. settings.seed is the
-    bootstrap's seed too.
+    bootstrap's seed too. spread: where facts are traced (`trace.spreading`); here, where left out.
 
     Raises TraceError where no fact enters, for all answer tokens under a preset, and as RunStore does.
     """
@@ -66,7 +85,8 @@ def trace_facts(
     with RunStore(Path(run), given) as store:
         if not store.filtered:
             _filter(tracer, facts, counting, store, None if watch is None else watch("asking"))
-        _trace(tracer, dict(facts.facts), counting, store, limit, None if watch is None else watch("tracing"))
+        tracing = None if watch is None else watch("tracing")
+        _trace(tracer, dict(facts.facts), counting, store, limit, spread, tracing)
         return average(
             store.traced(limit),
             store.counts(limit),
@@ -151,24 +171,40 @@ def _trace(
     answer_tokens: AnswerTokens,
     store: RunStore,
     limit: int | None,
+    spread: Spread | None,
     progress: Progress | None,
 ) -> None:
-    """Trace what is open, in the file's order."""
-    open_records, total = store.open(limit), len(store.answered(limit))
-    for index, record in enumerate(open_records):
-        if progress is not None:
-            progress(total - len(open_records) + index, total)
-        began = time.perf_counter()
-        try:
-            fact = replace(facts[record], foil=_foil(tracer.model, facts[record]))
-            if answer_tokens == "first":  # without a target_true the model's own next token is scored: it is that one
-                fact = replace(fact, target_true=None)
-            maps = FactMaps.of(tracer.maps(fact))
-        except Exception as error:  # of whichever kind: the other facts are worth having
-            log.debug("record %d failed", record, exc_info=True)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            store.fail(record, reason, time.perf_counter() - began)
-        else:
-            store.finish(record, maps, time.perf_counter() - began)
+    """Trace what is open, in the file's order, and put each fact down when it is there."""
+    pieces = [(record, facts[record]) for record in store.open(limit)]
+    total = len(store.answered(limit))
+    done = total - len(pieces)
     if progress is not None:
-        progress(total, total)
+        progress(done, total)
+    if not pieces:
+        return
+    here = (trace_fact(tracer, answer_tokens, piece) for piece in pieces)
+    with closing(here if spread is None else spread(tracer.given, answer_tokens, pieces)) as traced:
+        for one in traced:
+            if one.maps is None:
+                store.fail(one.record, one.reason, one.seconds)
+            else:
+                store.finish(one.record, one.maps, one.seconds)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
+
+def trace_fact(tracer: Tracer, answer_tokens: AnswerTokens, piece: Numbered) -> Traced:
+    """Trace one fact; what goes wrong with it is a reason, and no error."""
+    record, given = piece
+    began = time.perf_counter()
+    try:
+        fact = replace(given, foil=_foil(tracer.model, given))
+        if answer_tokens == "first":  # without a target_true the model's own next token is scored: it is that one
+            fact = replace(fact, target_true=None)
+        maps = FactMaps.of(tracer.maps(fact))
+    except Exception as error:  # of whichever kind: the other facts are worth having
+        log.debug("record %d failed", record, exc_info=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Traced(record, None, reason, time.perf_counter() - began)
+    return Traced(record, maps, "", time.perf_counter() - began)
