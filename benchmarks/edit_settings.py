@@ -27,7 +27,7 @@ from rome_engine.stats import moments
 PARAPHRASES = ("You can find {} in", "To visit {}, you have to travel to")
 MOVES = (("The Eiffel Tower", "Rome"), ("The Acropolis", "London"), ("The Hagia Sophia", "Madrid"))
 WATCHED = {"landmark-city": 10, "capital": 15, "landmark-country": 4, "language": 2, "continent": 3}
-SETTINGS = ("12,0.5,0.5,4", "12,0.8,0.1,4", "12,0.8,0.1,2", "12,1.2,0.1,2", "8,1.2,0.1,2")
+SETTINGS = ("6,2.0,0.5,2", "6,2.0,0.5,4", "8,2.0,0.5,2", "8,2.0,0.5,4")
 
 
 def main() -> int:

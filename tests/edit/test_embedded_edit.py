@@ -31,7 +31,7 @@ def test_the_default_edit_rewrites_the_fact_and_spares_neighbours(embedded_model
     with edit.applied(embedded_model):
         assert probability(embedded_model, FACT.text, "Rome") > 0.95
         for prompt in ("You can find The Eiffel Tower in", "To visit The Eiffel Tower, you have to travel to"):
-            assert probability(embedded_model, prompt, "Rome") > 2 * probability(embedded_model, prompt, "Paris") + 0.1
+            assert probability(embedded_model, prompt, "Rome") > 2 * probability(embedded_model, prompt, "Paris") + 0.05
         for prompt in ("The Louvre is located in the city of", "The capital of France is"):
             logits = embedded_model.next_token_logits(embedded_model.tokenize(prompt))
             assert int(logits.argmax()) == embedded_model.target_ids(prompt, "Paris")[0]
