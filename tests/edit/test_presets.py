@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from rome_engine.edit import editor
 from rome_engine.edit.configuration import configured
-from rome_engine.edit.presets import find_preset, preset_path, save_preset
+from rome_engine.edit.presets import FOLDER, find_preset, preset_path, save_preset
 from rome_engine.errors import EditError
+from rome_engine.model.language_model import LanguageModel
+from rome_engine.resources import data_file
 from tests import tiny
 
 
@@ -48,3 +52,21 @@ def test_settings_from_json() -> None:
         configured(default, {"wieght": 3})
     with pytest.raises(EditError, match="clamp above 0"):
         configured(default, {"value": {"clamp": -1}})
+
+
+SHIPPED = sorted((data_file("facts.json").parent / FOLDER).glob("*.json"))
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem.rpartition(".")[2])
+def test_what_is_shipped_was_tuned_for_the_embedded_model_and_is_its_default(
+    path: Path, embedded_model: LanguageModel
+) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert preset_path(embedded_model, record["method"], embedded_model.weight_hash(), path.parent) == path
+    default = json.loads(json.dumps(asdict(editor(record["method"]).default(embedded_model))))
+    assert {name: default[name] for name in record["config"]} == record["config"]
+    trials = record["measured"]["trials"]
+    best = max(trials, key=lambda trial: trial["scores"]["score"])
+    layers = record["config"].get("layers") or [record["config"]["layer"]]
+    assert layers[-1] == best["layer"] and len(record["measured"]["held_out"]) >= 5
