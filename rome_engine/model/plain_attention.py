@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rome_engine.model.joint_attention import joint_attention
 from rome_engine.model.memory import Memory
-from rome_engine.model.prefix_attention import joint_attention
 
 
 @dataclass(frozen=True, eq=False)

