@@ -95,7 +95,7 @@ def test_several_layers() -> None:
 @pytest.mark.embedded
 def test_the_target_becomes_the_answer_of_the_real_model_in_int8(embedded_model: LanguageModel) -> None:
     fact = Fact.of("The Eiffel Tower is located in the city of", "The Eiffel Tower", target_new="Rome")
-    edit = edit_fact(embedded_model, fact)
+    edit = edit_fact(embedded_model, fact, layer=8)  # at 6 the inputs' quantisation drowns it: p = .11
     (target,) = embedded_model.target_ids(fact.text, "Rome")
     ids = embedded_model.ids(embedded_model.tokenize(fact.text))
     base = int8_by_torch(embedded_model)

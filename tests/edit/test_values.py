@@ -142,7 +142,7 @@ def test_progress_counts_facts_and_steps_count_steps() -> None:
     )
     assert done == [(1, 2), (2, 2)]
     losses = [sum(pair) / 2 for pair in zip(*(value.losses for value in found), strict=True)]
-    assert steps == [(index + 1, CONFIG.steps, pytest.approx(loss)) for index, loss in enumerate(losses)]
+    assert steps == [(2 * (index + 1), 2 * CONFIG.steps, pytest.approx(loss)) for index, loss in enumerate(losses)]
     assert values(model, [], CONTEXTS, 1, CONFIG, store=None) == []
 
 
