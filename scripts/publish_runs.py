@@ -120,7 +120,8 @@ def _finished(run: Run) -> bool:
 def _page(group: Group, runs: Sequence[Run], data: str) -> Iterator[str]:
     about = runs[0].environment
     yield f"# {group.title}\n"
-    yield f"{group.note}\n" if group.note else ""
+    if group.note:
+        yield f"{group.note}\n"
     versions = ", ".join(f"{name} {about[name]}" for name in ("rome_engine", "torch", "transformers") if name in about)
     yield (
         f"{about['model']} (weights {about['weights'][:16]}), {about['dtype']} on {about['device']}; {versions}. "
@@ -132,7 +133,7 @@ def _page(group: Group, runs: Sequence[Run], data: str) -> Iterator[str]:
         times = [sum(row.seconds.get(phase, 0.0) for row in run.rows) for phase in ("edit", "score")]
         cells = (run.name, f"`{command}`", run.environment["threads"], *(f"{time:,.0f}" for time in times))
         yield f"| {' | '.join(map(str, cells))} |"
-    yield "\nTimes were taken beside other work. Values that an earlier run had found were not searched again.\n"
+    yield "\nSeconds are of whatever else the machine did too. Values that an earlier run had found were not searched again.\n"
     there = {name for row in runs[0].rows for name in row.figures}
     figures = [name for name in FIGURES if name == "s" or f"{name}@1" in there]
     yield comparison_markdown(compare(runs, figures=figures)).partition("\n")[2].strip()
