@@ -133,7 +133,7 @@ def _page(group: Group, runs: Sequence[Run], data: str) -> Iterator[str]:
         times = [sum(row.seconds.get(phase, 0.0) for row in run.rows) for phase in ("edit", "score")]
         cells = (run.name, f"`{command}`", run.environment["threads"], *(f"{time:,.0f}" for time in times))
         yield f"| {' | '.join(map(str, cells))} |"
-    yield "\nSeconds depend on what else the machine did. Values that an earlier run had found were not searched again.\n"
+    yield "\nSeconds depend on what else the machine did. Values that an earlier run found were not searched again.\n"
     there = {name for row in runs[0].rows for name in row.figures}
     figures = [name for name in FIGURES if name == "s" or f"{name}@1" in there]
     yield comparison_markdown(compare(runs, figures=figures)).partition("\n")[2].strip()
