@@ -130,7 +130,7 @@ def naive_step(model: LanguageModel, fact: Fact, contexts: Contexts, layer: int,
     number = torch.arange(len(rows))
     places = torch.tensor([prompt.last_subject_token for prompt in prompts])
     delta = torch.zeros(model.d_model, requires_grad=True)
-    module = model.down_projection(layer) if place == "mlp" else model.output("hidden", layer)
+    module = model.output("hidden", layer) if place == "hidden" else model.down_projection(layer)
 
     def add(output: Any, _layer: str | None) -> Any:
         changed = first_tensor(output).clone()

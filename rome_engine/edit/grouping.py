@@ -14,9 +14,10 @@ MEMORY = 1 << 30
 _CALL = 64
 
 
-def groups(questions: Sequence[Question], layer: int, memory: int = MEMORY) -> list[list[Question]]:
+def groups(questions: Sequence[Question], lowest: int, memory: int = MEMORY) -> list[list[Question]]:
     """The questions in groups that waste least on padding and on small batches, none larger than the memory.
 
+    lowest: the lowest layer that is run at each step.
     A question that is larger alone is a group of its own. Equal questions give equal groups.
     """
     ordered = sorted(questions, key=lambda question: (question.after, question.before))
@@ -30,7 +31,7 @@ def groups(questions: Sequence[Question], layer: int, memory: int = MEMORY) -> l
             rows += len(question.texts)
             reads += question.n_contexts * len(question.target) + 1
             before = max(before, question.before)
-            if best is not None and batch_bytes(question.model, layer, rows, before, after, reads) > memory:
+            if best is not None and batch_bytes(question.model, lowest, rows, before, after, reads) > memory:
                 break
             cost = costs[begin] + rows * after + _CALL
             if best is None or cost < best[0]:
@@ -46,15 +47,15 @@ def groups(questions: Sequence[Question], layer: int, memory: int = MEMORY) -> l
     return found[::-1]
 
 
-def batch_bytes(model: LanguageModel, layer: int, rows: int, before: int, after: int, reads: int) -> int:
+def batch_bytes(model: LanguageModel, lowest: int, rows: int, before: int, after: int, reads: int) -> int:
     """What a step of a batch keeps for its gradients, about: an upper bound for the families that were measured.
 
-    In every block above the layer a token keeps some 8 numbers a residual dimension and 4 a dimension of the MLP, and
+    In every block that is run a token keeps some 8 numbers a residual dimension and 4 a dimension of the MLP, and
     a row the keys and values of all its tokens and the attention between them; a read keeps its logits, their
     log-probabilities and what becomes of them.
     """
     shape = model.architecture
     tokens = before + after
     block = after * (8 * shape.d_model + 4 * shape.d_mlp) + tokens * (2 * shape.d_model + 2 * shape.n_heads * after)
-    blocks = (model.n_layers - layer - 1) * rows * block * model.dtype.itemsize
+    blocks = (model.n_layers - lowest) * rows * block * model.dtype.itemsize
     return blocks + 3 * reads * shape.d_vocab * 4

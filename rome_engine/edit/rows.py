@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_engine.edit.prefix import keys_values
-from rome_engine.model.hooks import Trace
+from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.replay import Replay
 
@@ -40,15 +40,20 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """What one layer had: the down-projection's outputs at every row's cut, the block's on all tokens from there on."""
+    """What one layer had: the block's inputs and outputs on all tokens from the cut on, and parts of it at the cut.
 
+    values: what the down-projection put out. attended: what the attention added.
+    """
+
+    before: Float[Tensor, "rows n d_model"]
+    attended: Float[Tensor, "rows d_model"]
     values: Float[Tensor, "rows d_model"]
     after: Float[Tensor, "rows n d_model"]
 
     def take(self, rows: Int[Tensor, " some"]) -> Captured:
         """That of some of the rows."""
         rows = rows.to(self.after.device)
-        return Captured(self.values[rows], self.after[rows])
+        return Captured(self.before[rows], self.attended[rows], self.values[rows], self.after[rows])
 
 
 class Rows:
@@ -79,18 +84,23 @@ class Rows:
 
     @torch.no_grad()
     def capture(self, layer: int) -> Captured:
-        """Values and outputs of this layer; nothing above it is run."""
+        """What this layer has; nothing above it is run."""
         hidden = self._embedded
-        path = self.model.architecture.path(layer, self.model.architecture.down_projection)
-        with Trace(self.model.module, path, clone=True) as down:
-            for index in range(layer + 1):
-                hidden = self._replay.block(index, hidden)
+        for below in range(layer):
+            hidden = self.block(below, hidden)
+        down, attention = self.model.down_projection(layer), self.model.output("attn", layer)
+        with Trace(down, clone=True) as value, Trace(attention, clone=True) as attended:
+            after = self.block(layer, hidden)
         # Some families flatten rows and tokens inside the block.
-        values = down.output.reshape(*hidden.shape)[:, 0].clone()
-        return Captured(values, hidden)
+        first = [first_tensor(trace.output).reshape(*after.shape)[:, 0].clone() for trace in (attended, value)]
+        return Captured(hidden, *first, after)
+
+    def block(self, layer: int, hidden: Float[Tensor, "rows n d_model"]) -> Float[Tensor, "rows n d_model"]:
+        """A block's outputs for these inputs; differentiable."""
+        return self._replay.block(layer, hidden)
 
     def onward(self, layer: int, hidden: Float[Tensor, "rows n d_model"]) -> Float[Tensor, "rows n d_model"]:
         """The last block's outputs, given this layer's; differentiable."""
         for above in range(layer + 1, self.model.n_layers):
-            hidden = self._replay.block(above, hidden)
+            hidden = self.block(above, hidden)
         return hidden

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -23,10 +23,11 @@ from rome_engine.edit.question import Batch, Question, fine
 from rome_engine.edit.rows import Captured
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
+from rome_engine.model.hooks import EditOutput, Trace, first_tensor, with_first_tensor
 
 log = logging.getLogger(__name__)
 
-Place = Literal["mlp", "hidden"]
+Place = Literal["mlp", "hidden", "both"]
 Progress = Callable[[int, int, float], None]
 
 
@@ -82,17 +83,19 @@ def search(
     prompt's value; the target value is h₀ + δ. After each step δ is scaled back to ‖δ‖ ≤ c · ‖h₀‖. δ and the loss are
     float32 at least.
 
-    place: "mlp" adds δ to the down-projection's output, "hidden" to the block's.
+    place: "mlp" adds δ to the down-projection's output, "hidden" to the block's. "both" has a second δ, with a penalty
+    and a clamp of its own, added to what the attention of the layer adds; it helps the search and is not given.
     progress(step, steps, loss) is called after each step with the mean loss; what it raises ends the search.
 
     Raises EditError that names the fact for a loss that is not finite, after what was done has been given; and for a
     layer whose change cannot reach the answer.
-    Source: ROME (arXiv 2202.05262) equation 4; MEMIT (arXiv 2210.07229) equation 16 for "hidden".
+    Source: ROME (arXiv 2202.05262) equation 4; MEMIT (arXiv 2210.07229) equation 16 for "hidden"; PMET (arXiv
+    2308.08742) section 4 for "both".
     """
     _check_reach(batch, layer)
     clock = time.perf_counter()
     captured = batch.rows.capture(layer)
-    start = captured.values[batch.bare] if place == "mlp" else captured.after[batch.bare, 0]
+    start = _start(captured, place)[batch.bare]
     searched = [_Searched(question, initial) for question, initial in zip(batch.questions, start, strict=True)]
     optimiser = torch.optim.Adam([one.delta for one in searched], lr=config.learning_rate)
     unchanged: Tensor | None = None
@@ -128,22 +131,34 @@ def search(
             searched, unchanged = [searched[at] for at in more], unchanged[more]
 
 
+def lowest(layer: int, place: Place) -> int:
+    """The lowest layer whose block is run at each step."""
+    return layer if place == "both" else layer + 1
+
+
+def _start(captured: Captured, place: Place) -> Float[Tensor, "rows parts d_model"]:
+    """What the δ are added to: the value first."""
+    if place == "both":
+        return torch.stack([captured.values, captured.attended], dim=1)
+    return captured.values[:, None] if place == "mlp" else captured.after[:, :1]
+
+
 @dataclass(eq=False)
 class _Searched:
-    """A fact's δ, and what is known of its search so far."""
+    """A fact's δ, a row each where there are several, and what is known of its search so far."""
 
     question: Question
-    initial: Tensor
+    initial: Float[Tensor, "parts d_model"]
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.initial = self.initial.to(fine(self.initial.dtype))
-        self.size = self.initial.norm()
+        self.size = self.initial.norm(dim=-1)
         self.delta = torch.zeros_like(self.initial, requires_grad=True)
 
     def value(self, config: ValueConfig) -> Value:
-        initial, delta = self.initial.cpu().clone(), self.delta.detach().cpu()
+        initial, delta = self.initial[0].cpu().clone(), self.delta[0].detach().cpu().clone()
         return Value(
             target=initial + delta,
             delta=delta,
@@ -170,25 +185,43 @@ def _losses(
     likelihood = torch.stack([said.mean() for said in spoken])
     before = essence.detach() if unchanged is None else unchanged
     drift = functional.kl_div(before, essence, log_target=True, reduction="none").sum(-1)
-    penalty = config.decay * deltas.norm(dim=-1) / torch.stack([one.size for one in searched]) ** 2
+    penalty = (config.decay * deltas.norm(dim=-1) / torch.stack([one.size for one in searched]) ** 2).sum(-1)
     return config.kl * drift - likelihood + penalty.to(drift.device), essence
 
 
 def _shifted(
-    batch: Batch, layer: int, captured: Captured, deltas: Float[Tensor, "facts d_model"], place: Place
+    batch: Batch, layer: int, captured: Captured, deltas: Float[Tensor, "facts parts d_model"], place: Place
 ) -> Float[Tensor, "rows n d_model"]:
     """The block's outputs with each fact's δ in its rows."""
     model, after, values = batch.model, captured.after, captured.values
     precise = fine(after.dtype)
     added = deltas[batch.facts.to(deltas.device)]
+    if place == "both":
+        # The MLP sees what the attention's δ makes of its input: the block is run again.
+        down, attention = model.down_projection(layer), model.output("attn", layer)
+        with Trace(down, edit_output=_adding(added[:, 0])), Trace(attention, edit_output=_adding(added[:, 1])):
+            return batch.rows.block(layer, captured.before)
+    move = added[:, 0]
     contribution = model.output("mlp", layer)
     if place == "mlp" and contribution is not model.down_projection(layer):
         # What the down-projection puts out goes through a norm before it is added to the residual stream.
         with torch.no_grad():
             before = contribution(values).to(precise)
-        added = contribution((values.to(precise) + added).to(values.dtype)).to(precise) - before
-    first = (after[:, 0].to(precise) + added).to(after.dtype)
+        move = contribution((values.to(precise) + move).to(values.dtype)).to(precise) - before
+    first = (after[:, 0].to(precise) + move).to(after.dtype)
     return torch.cat([first[:, None], after[:, 1:]], dim=1)
+
+
+def _adding(added: Float[Tensor, "rows d_model"]) -> EditOutput:
+    """Adds to each row's first token in a module's output."""
+
+    def edit(output: Any, _layer: str | None) -> Any:
+        given = first_tensor(output)
+        states = given.reshape(len(added), -1, added.shape[-1])  # some families flatten rows and tokens
+        first = (states[:, 0].to(added.dtype) + added.to(states.device)).to(states.dtype)
+        return with_first_tensor(output, torch.cat([first[:, None], states[:, 1:]], dim=1).reshape(given.shape))
+
+    return edit
 
 
 @torch.no_grad()
@@ -208,7 +241,8 @@ def _move(
     optimiser.step()
     for one in moving:
         one.delta.grad = None
-        one.delta.mul_((config.clamp * one.size / one.delta.norm()).clamp(max=1.0).nan_to_num(1.0))
+        scale = (config.clamp * one.size / one.delta.norm(dim=-1)).clamp(max=1.0).nan_to_num(1.0)
+        one.delta.mul_(scale[:, None])
 
 
 def _check_reach(batch: Batch, layer: int) -> None:

@@ -13,7 +13,7 @@ from rome_engine.edit.context import Contexts
 from rome_engine.edit.grouping import MEMORY, groups
 from rome_engine.edit.question import Batch, Question
 from rome_engine.edit.targets import check_new, target_tokens
-from rome_engine.edit.value import Place, Progress, Value, ValueConfig, search
+from rome_engine.edit.value import Place, Progress, Value, ValueConfig, lowest, search
 from rome_engine.edit.value_store import ValueStore, content_key, in_cache
 from rome_engine.errors import InUseError, NoRoomError
 from rome_engine.facts import Fact
@@ -67,7 +67,7 @@ def values(
             check_new(model, [question.fact for question in missing], [question.target for question in missing])
         times = Counter(keys)
         done = sum(times[key] for key in found)
-        for group in groups(list(missing), layer, memory):
+        for group in groups(list(missing), lowest(layer, place), memory):
             counted = None if steps is None else _counted(steps, done, len(group), len(facts))
             for question, value in search(Batch(group), layer, config, place=place, progress=counted):
                 key = missing[question]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ from rome_engine.edit.question import Batch, Question
 from rome_engine.edit.value import Place, Progress, Value, ValueConfig, search
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
-from rome_engine.model.hooks import Trace, first_tensor, with_first_tensor
+from rome_engine.model.hooks import EditOutput, Trace, first_tensor, with_first_tensor
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
 from tests.edit.examples import AT_START, FACT
@@ -24,14 +27,16 @@ CONFIG = ValueConfig(steps=5, clamp=0.6)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_equals_a_search_over_whole_texts(family: str, fact: Fact) -> None:
     model = tiny.shared(family)
-    for place in ("mlp", "hidden") if family in ("gpt2", "gemma2") else ("mlp",):
+    places: tuple[Place, ...] = ("mlp", "hidden", "both") if family in ("gpt2", "gemma2") else ("mlp", "both")
+    for place in places:
         _compare(model, fact, layer=1, place=place)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "neox", "olmo2"])
 def test_equals_it_to_rounding_at_every_depth_in_float64(family: str, layer: int) -> None:
-    _compare(tiny.language_model(family, dtype=torch.float64), FACT, layer, "mlp", tolerance=1e-8)
+    for place in ("mlp", "both"):
+        _compare(tiny.language_model(family, dtype=torch.float64), FACT, layer, place, tolerance=1e-8)
 
 
 def _compare(model: LanguageModel, fact: Fact, layer: int, place: Place, tolerance: float = 1e-4) -> None:
@@ -67,40 +72,49 @@ def _brute_force(
     """The definition: every text alone, from its first token to its last, through the whole model."""
     prompts = [model.tokenize(template, fact.subject) for template in CONTEXTS.prompts(fact)]
     essence = model.tokenize("{} is a", fact.subject)
-    module = model.down_projection(layer) if place == "mlp" else model.output("hidden", layer)
+    modules = {
+        "mlp": [model.down_projection(layer)],
+        "hidden": [model.output("hidden", layer)],
+        "both": [model.down_projection(layer), model.output("attn", layer)],
+    }[place]
 
-    def logits(ids: tuple[int, ...], at: int, delta: Tensor) -> tuple[Tensor, Tensor]:
-        seen = []
+    def logits(ids: tuple[int, ...], at: int, deltas: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        seen = {}
 
-        def add(output: object, _layer: str | None) -> object:
-            states = first_tensor(output)
-            rows = states.reshape(len(ids), -1)
-            seen.append(rows[at].detach())
-            moved = torch.cat([rows[:at], rows[at : at + 1] + delta, rows[at + 1 :]])
-            return with_first_tensor(output, moved.reshape(states.shape))
+        def adding(part: int) -> EditOutput:
+            def add(output: object, _layer: str | None) -> object:
+                states = first_tensor(output)
+                rows = states.reshape(len(ids), -1)
+                seen[part] = rows[at].detach()
+                moved = torch.cat([rows[:at], rows[at : at + 1] + deltas[part], rows[at + 1 :]])
+                return with_first_tensor(output, moved.reshape(states.shape))
 
-        with Trace(module, edit_output=add):
+            return add
+
+        with ExitStack() as traces:
+            for part, module in enumerate(modules):
+                traces.enter_context(Trace(module, edit_output=adding(part)))
             result = model.module(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
-        return result.log_softmax(-1), seen[0]
+        return result.log_softmax(-1), [seen[part] for part in range(len(modules))]
 
-    none = torch.zeros(model.d_model, dtype=model.dtype)
+    none = [torch.zeros(model.d_model, dtype=model.dtype) for _ in modules]
     initial = logits(prompts[0].input_ids, prompts[0].last_subject_token, none)[1]
     at = essence.last_subject_token
     unchanged = logits(essence.input_ids, at, none)[0][at].detach()
-    delta = none.clone().requires_grad_()
-    optimiser = torch.optim.Adam([delta], lr=CONFIG.learning_rate)
+    deltas = [start.clone().requires_grad_() for start in none]
+    optimiser = torch.optim.Adam(deltas, lr=CONFIG.learning_rate)
     losses = []
     for step in range(CONFIG.steps):
         nll = []
         for prompt in prompts:
-            spoken, _ = logits((*prompt.input_ids, *target[:-1]), prompt.last_subject_token, delta)
+            spoken, _ = logits((*prompt.input_ids, *target[:-1]), prompt.last_subject_token, deltas)
             tail = spoken[-len(target) :]
             nll.append(-torch.stack([tail[index, token] for index, token in enumerate(target)]).mean())
-        drifted = logits(essence.input_ids, at, delta)[0][at]
+        drifted = logits(essence.input_ids, at, deltas)[0][at]
         divergence = (drifted.exp() * (drifted - unchanged)).sum()
-        size = initial.norm()
-        nothing = bool((delta == 0).all())
-        penalty = 0.0 if nothing else CONFIG.decay * delta.norm() / size**2
+        penalty: Tensor | float = 0.0
+        for delta, start in zip(deltas, initial, strict=True):
+            penalty = penalty + (CONFIG.decay * delta.norm() / start.norm() ** 2 if delta.any() else 0.0)
         loss = torch.stack(nll).mean() + CONFIG.kl * divergence + penalty
         losses.append(loss.item())
         if step + 1 == CONFIG.steps:
@@ -109,9 +123,10 @@ def _brute_force(
         loss.backward()
         optimiser.step()
         with torch.no_grad():
-            if delta.norm() > CONFIG.clamp * size:
-                delta *= CONFIG.clamp * size / delta.norm()
-    return initial, delta.detach(), losses
+            for delta, start in zip(deltas, initial, strict=True):
+                if delta.norm() > CONFIG.clamp * start.norm():
+                    delta *= CONFIG.clamp * start.norm() / delta.norm()
+    return initial[0], deltas[0].detach(), losses
 
 
 def test_stops_below_the_wanted_loss_and_keeps_delta_within_the_clamp() -> None:

@@ -72,7 +72,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Fact]]:
 def test_many_at_once_are_as_one_at_a_time(family: str) -> None:
     """And each stops where it stops alone: at the first step, later, never."""
     model = tiny.shared(family)
-    places: tuple[Place, ...] = ("mlp", "hidden") if family in ("gpt2", "gemma2") else ("mlp",)
+    places: tuple[Place, ...] = ("mlp", "hidden", "both") if family in ("gpt2", "gemma2") else ("mlp", "both")
     for place in places:
         lowest = sorted(min(alone(model, fact, CONFIG, place=place).losses) for fact in FACTS)
         config = replace(CONFIG, stop_loss=(lowest[2] + lowest[3]) / 2)
@@ -344,8 +344,9 @@ def test_groups_are_of_like_lengths_and_within_the_memory() -> None:
     assert [len(group) for group in groups(questions, 0, 0)] == [1] * len(questions)
 
 
+@pytest.mark.parametrize("place", ["mlp", "both"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_the_memory_of_a_batch_is_not_underestimated(family: str) -> None:
+def test_the_memory_of_a_batch_is_not_underestimated(family: str, place: Place) -> None:
     """Against the distinct storages that a step's gradients keep, weights aside; nor is it out of all proportion."""
     from rome_engine.edit import value as search_module
     from rome_engine.edit.grouping import batch_bytes
@@ -357,7 +358,8 @@ def test_the_memory_of_a_batch_is_not_underestimated(family: str) -> None:
     batch = Batch(questions)
     captured = batch.rows.capture(0)
     facts = [
-        search_module._Searched(one, start) for one, start in zip(questions, captured.values[batch.bare], strict=True)
+        search_module._Searched(one, start)
+        for one, start in zip(questions, search_module._start(captured, place)[batch.bare], strict=True)
     ]
     own = {tensor.untyped_storage().data_ptr() for tensor in model.module.state_dict().values()}
     kept: dict[int, torch.Tensor] = {}
@@ -369,12 +371,13 @@ def test_the_memory_of_a_batch_is_not_underestimated(family: str) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        losses, _ = search_module._losses(batch, 0, captured, facts, None, CONFIG, "mlp")
+        losses, _ = search_module._losses(batch, 0, captured, facts, None, CONFIG, place)
     assert losses.requires_grad
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     rows, after = captured.after.shape[:2]
     reads = sum(one.n_contexts * len(one.target) + 1 for one in questions)
-    modelled = batch_bytes(model, 0, rows, max(one.before for one in questions), after, reads)
+    before = max(one.before for one in questions)
+    modelled = batch_bytes(model, search_module.lowest(0, place), rows, before, after, reads)
     assert measured <= modelled <= 4 * measured
 
 

@@ -1,7 +1,8 @@
 """PMET: MEMIT that spreads less evenly, by the square root of the layers left, and aims at the MLP's own output.
 
-Of PMET (Li et al. 2024, arXiv 2308.08742) this is the MLP's half. There a change of the attention's output is searched
-along with the MLP's and thrown away before the weights are solved; here the search has the MLP's alone.
+Source: PMET (Li et al. 2024, arXiv 2308.08742). A change of the attention's output is searched along with the MLP's, so
+that the MLP need not stand in for it, and only the MLP's is written into the weights. In a block whose attention and
+MLP are parallel the two have the same gradient: half of what was found is written.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Pmet(Memit):
 
     name: str = "pmet"
     keeps_history: bool = False
-    place: ClassVar[Place] = "mlp"
+    place: ClassVar[Place] = "both"
 
     def published(self, model: LanguageModel, layer: int | None = None) -> MemitConfig:
         """The published or measured settings for a model, up to this layer where one is named. Raises EditError."""
