@@ -92,8 +92,8 @@ class Rows:
         with Trace(down, clone=True) as value, Trace(attention, clone=True) as attended:
             after = self.block(layer, hidden)
         # Some families flatten rows and tokens inside the block.
-        first = [first_tensor(trace.output).reshape(*after.shape)[:, 0].clone() for trace in (attended, value)]
-        return Captured(hidden, *first, after)
+        added, put_out = (first_tensor(part.output).reshape(*after.shape)[:, 0].clone() for part in (attended, value))
+        return Captured(hidden, added, put_out, after)
 
     def block(self, layer: int, hidden: Float[Tensor, "rows n d_model"]) -> Float[Tensor, "rows n d_model"]:
         """A block's outputs for these inputs; differentiable."""
