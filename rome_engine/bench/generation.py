@@ -10,7 +10,7 @@ from rome_engine.bench.nll import Chosen, Progress
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.tokens import Prompt
 
-_ARRAYS = 4
+_ARRAYS = 3
 """Of a vocabulary's width in float32 that a row needs while its next token is chosen."""
 
 
@@ -55,9 +55,9 @@ def _plain(model: LanguageModel, ids: Sequence[int]) -> Sequence[int]:
 
 
 def _room(model: LanguageModel, memory: int) -> Callable[[int], int]:
-    """How many rows of so many tokens fit. Keys and values are there twice while a token is added to them."""
+    """How many rows of so many tokens fit."""
     logits = _ARRAYS * 4 * model.architecture.d_vocab
-    return lambda tokens: max(1, memory // (2 * tokens * model.cache_bytes + logits))
+    return lambda tokens: max(1, memory // (tokens * model.cache_bytes + logits))
 
 
 def _batches(asks: Sequence[Generated], prompts: Sequence[Prompt], room: Callable[[int], int]) -> Iterator[list[int]]:

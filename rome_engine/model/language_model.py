@@ -21,6 +21,7 @@ from transformers import LogitsProcessorList
 from rome_engine.errors import PromptTooLongError, TargetError, UnsupportedModelError
 from rome_engine.model import families, plain_block, tokens
 from rome_engine.model.architecture import Architecture, discover, is_conv1d
+from rome_engine.model.generation_cache import generation_cache
 from rome_engine.model.hooks import Trace, first_tensor
 from rome_engine.model.loading import load_pretrained
 from rome_engine.model.offload import device_of, is_offloaded, stored
@@ -277,6 +278,7 @@ class LanguageModel:
                 min_new_tokens=min_tokens or None,
                 pad_token_id=pad,
                 use_cache=True,
+                past_key_values=generation_cache(self.n_layers, longest + tokens),
                 logits_processor=processors,
                 **_PLAIN_DECODING,
                 **sampling,

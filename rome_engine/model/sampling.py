@@ -17,7 +17,7 @@ class Sound(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(rows, d_vocab) scores of the next token, as they are."""
-        if bool(scores.isnan().any()):
+        if bool(scores.amax(-1).isnan().any()):  # which takes no array of their size
             raise NotFiniteError("not finite: the model's logits (float32 weights, or a weaker edit, may help)")
         return scores
 
@@ -31,10 +31,10 @@ class DrawnByRow(LogitsProcessor):
         self._step = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(rows, d_vocab) scores of the next token; all but the chosen one become −∞."""
+        """(rows, d_vocab) scores of the next token; all but the chosen one become −∞, in place."""
         top = scores.float().topk(min(self._top_k, scores.shape[-1]))
         reached = top.values.softmax(-1).cumsum(-1)
         drawn = self._drawn[:, self._step, None].to(reached)
         self._step += 1
         place = (reached < drawn).sum(-1, keepdim=True).clamp(max=reached.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, top.indices.gather(1, place), 0.0)
+        return scores.fill_(-torch.inf).scatter_(1, top.indices.gather(1, place), 0.0)
