@@ -1,8 +1,8 @@
 """Settings of an editing method by measurement: a sweep over layers, then over the settings that matter most.
 
 The candidates are compared on one part of the facts, and the best of them is measured on another that took no part in
-choosing it, beside controls: the default settings, layers drawn at random, and the layer at a fixed depth. No trace of
-where a fact is read chooses anything here: tracing says little about where an edit works (arXiv 2301.04213).
+choosing it, beside controls: the default settings, other layers drawn at random, and the layer at a fixed depth. No
+trace of where a fact is read chooses anything here: tracing says little about where an edit works (arXiv 2301.04213).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rome_engine.bench.edits import Protocol, measure
 from rome_engine.edit.configuration import configured
 from rome_engine.edit.defaults import DEPTH
 from rome_engine.edit.editor import Editor
+from rome_engine.edit.presets import LAYERS, NOT_TUNED
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
@@ -124,16 +125,15 @@ def tune(
     Raises EditError where every trial failed.
     """
     runs = _Runs(model, editor, moments, protocol, progress, told)
-    combinations = [dict(zip(grid, chosen, strict=True)) for chosen in product(*grid.values())]
-    for settings in combinations:  # a mistake in one is said before any work
-        runs.config(layers[0], settings)
+    combinations = check_grid(model, editor, layers[0], grid)
     by_layer = [runs.tried("layers", layer, {}, tuning) for layer in layers]
     best = _best(by_layer)
     by_setting = [runs.tried("settings", best.layer, settings, tuning) for settings in combinations]
     best = _best([best, *by_setting])
     default = editor.default(model)
     depth = round(DEPTH * (model.n_layers - 1))
-    drawn = random.Random(seed).sample(list(layers), min(RANDOM_LAYERS, len(layers)))
+    others = [layer for layer in layers if layer != best.layer]
+    drawn = random.Random(seed).sample(others, min(RANDOM_LAYERS, len(others)))
     reported = [
         runs.tried("best", best.layer, best.settings, held_out),
         runs.tried("default", _edited(default)[-1], {}, held_out),
@@ -162,7 +162,7 @@ class _Runs:
     told: Callable[[Trial], None] | None
 
     def config(self, layer: int, settings: Mapping[str, Any]) -> Any:
-        return configured(self.editor.default(self.model, layer), _nested(settings))
+        return _configured(self.model, self.editor, layer, settings)
 
     def tried(self, role: str, layer: int, settings: Mapping[str, Any], facts: Sequence[Fact]) -> Trial:
         config = self.config(layer, settings)
@@ -182,6 +182,21 @@ class _Runs:
         if self.told is not None:
             self.told(trial)
         return trial
+
+
+def check_grid(model: LanguageModel, editor: Editor, layer: int, grid: Grid) -> list[dict[str, Any]]:
+    """The settings that a grid stands for. Raises EditError for those that the method has not, or cannot have."""
+    fixed = sorted(name for name in grid if name.partition(".")[0] in (*LAYERS, *NOT_TUNED))
+    if fixed:
+        raise EditError(f"{', '.join(fixed)} cannot be tuned as a setting: layers are named by themselves")
+    combinations = [dict(zip(grid, chosen, strict=True)) for chosen in product(*grid.values())]
+    for settings in combinations:
+        _configured(model, editor, layer, settings)
+    return combinations
+
+
+def _configured(model: LanguageModel, editor: Editor, layer: int, settings: Mapping[str, Any]) -> Any:
+    return configured(editor.default(model, layer), _nested(settings))
 
 
 def _edited(config: Any) -> Sequence[int]:

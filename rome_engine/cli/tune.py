@@ -73,6 +73,7 @@ def command(
     loaded = model.load()
     wanted = tuning_of.default_layers(loaded) if wanted is None else wanted
     grid = given or tuning_of.default_grid(chosen.default(loaded))
+    tuning_of.check_grid(loaded, chosen, wanted[0], grid)
     moments = editing.collected(loaded, tuning_of.touched(loaded, chosen, wanted), corpus, tokens)
     with output.progress("measuring") as tick:
         found = tuning_of.tune(

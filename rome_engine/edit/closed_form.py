@@ -75,13 +75,15 @@ class ClosedForm(ABC):
     """An editor that solves for its weights; see `single` and `spread` for its two kinds.
 
     place: where the value of a fact is put in, see `value.search`. keeps_history: whether the keys of earlier edits
-    count. one_fact: whether it takes one fact only.
+    count. one_fact: whether it takes one fact only. presets: the methods whose presets it takes, the first one there
+    is; its own where none is named.
     """
 
     name: str
     place: ClassVar[Place]
     keeps_history: bool = False
     one_fact: ClassVar[bool] = False
+    presets: tuple[str, ...] = ()
 
     @abstractmethod
     def published(self, model: LanguageModel, layer: int | None = None) -> Any:
@@ -89,7 +91,7 @@ class ClosedForm(ABC):
 
     def default(self, model: LanguageModel, layer: int | None = None) -> Any:
         """See `Editor.default`; a preset that `tune` made for these weights comes first."""
-        return tuned(model, self.name, self.published(model, layer), layer)
+        return tuned(model, self.presets or (self.name,), self.published(model, layer), layer)
 
     @abstractmethod
     def layers(self, config: Any) -> Sequence[int]:
@@ -98,6 +100,9 @@ class ClosedForm(ABC):
     @abstractmethod
     def contexts(self, model: LanguageModel, config: Any) -> Contexts:
         """The contexts in which the facts are asked."""
+
+    def check_model(self, model: LanguageModel) -> None:  # noqa: B027 - most methods edit any model
+        """Raises EditError for a model that the method cannot edit."""
 
     @abstractmethod
     def changes(
@@ -238,6 +243,7 @@ class ClosedForm(ABC):
         if facts < 1 or (self.one_fact and facts > 1):
             at_once = "one fact at a time" if self.one_fact else "at least one fact"
             raise EditError(f"{self.name} rewrites {at_once}, not {facts}: make one edit a fact")
+        self.check_model(model)
         layers = self.layers(config)
         if not layers or list(layers) != sorted(set(layers)):
             raise EditError(f"the edited layers must be named once each, upwards, not {list(layers)}")

@@ -109,8 +109,11 @@ class Edit:
     @contextmanager
     def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
         """The edited model inside the block; after it, however left, the weights are bit for bit what they were."""
-        handle = self.apply_(model)
+        self.check(model)
+        stack = Stack(model)
+        handle = stack.handle()
         try:
+            stack.push(self.layers, handle)
             yield model
         finally:
             handle.undo()

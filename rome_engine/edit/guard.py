@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
+from math import isnan
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,9 +33,15 @@ class Guard:
     max_norm: float = 0.5
     policy: Policy = "warn"
 
+    def __post_init__(self) -> None:
+        if self.policy not in get_args(Policy):
+            raise EditError(f"a guard's policy is {' or '.join(get_args(Policy))}, not {self.policy!r}")
+        if any(isnan(limit) for limit in (self.min_denominator, self.min_reach, self.max_norm)):
+            raise EditError(f"{self}: a limit must be a number")
+
     def denominator(self, layer: int, relative: float) -> None:
         """Check a rank-one update's relative denominator."""
-        if abs(relative) < self.min_denominator:
+        if not abs(relative) >= self.min_denominator:  # NaN is beyond every limit
             self._object(
                 f"the update of layer {layer} has a small denominator ({relative:.3g} of its natural scale, limit "
                 f"{self.min_denominator:g}) and may damage the model: use the method r-rome, which cannot have one"
@@ -42,7 +49,7 @@ class Guard:
 
     def reach(self, layer: int, reach: float) -> None:
         """Check how much of the wanted change arrives at the prompt itself."""
-        if reach < self.min_reach:
+        if not reach >= self.min_reach:
             self._object(
                 f"{reach:.0%} of the change of layer {layer} reaches the prompt (limit {self.min_reach:.0%}): its "
                 "subject's key is unlike that in other contexts, as at the very start of a text; begin the prompt with "
@@ -51,7 +58,7 @@ class Guard:
 
     def norms(self, layer: int, delta: float, weight: float) -> None:
         """Check ‖Δ‖ against ‖W‖."""
-        if delta > self.max_norm * weight:
+        if not delta <= self.max_norm * weight:
             self._object(
                 f"the update of layer {layer} is large (‖Δ‖ = {delta:.3g}, ‖W‖ = {weight:.3g}, limit "
                 f"{self.max_norm:g} of it) and may damage the model: use another layer, or a smaller clamp"

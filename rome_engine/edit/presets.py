@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rome_engine.edit.configuration import configured
-from rome_engine.errors import StorageError
+from rome_engine.errors import EditError, StorageError
 from rome_engine.files import write_whole
 from rome_engine.model.embedded import cache_home
 from rome_engine.model.language_model import LanguageModel
@@ -22,8 +22,8 @@ from rome_engine.resources import data_file
 FOLDER = "presets"
 FORMAT = "rome_engine.preset/1"
 
-_LAYERS = ("layer", "layers")
-_NOT_TUNED = ("guard", "seed")
+LAYERS = ("layer", "layers")
+NOT_TUNED = ("guard", "seed")
 Config = TypeVar("Config")
 
 log = logging.getLogger(__name__)
@@ -52,15 +52,15 @@ def save_preset(
         "model": model.name,
         "weights": weights,
         "method": method,
-        "config": {name: value for name, value in asdict(config).items() if name not in _NOT_TUNED},
+        "config": {name: value for name, value in asdict(config).items() if name not in NOT_TUNED},
         "measured": dict(measured),
     }
     write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
     return path
 
 
-def find_preset(model: LanguageModel, method: str) -> Mapping[str, Any] | None:
-    """The preset's record, the user's own before a shipped one; None where there is none for these weights.
+def find_preset(model: LanguageModel, method: str) -> tuple[Path, Mapping[str, Any]] | None:
+    """The preset's file and record, the user's own before a shipped one; None where there is none for these weights.
 
     A file that cannot be read is logged as a warning and passed over.
     """
@@ -73,20 +73,24 @@ def find_preset(model: LanguageModel, method: str) -> Mapping[str, Any] | None:
     for path in (*own, *shipped):
         record = _read(path)
         if record is not None and record["weights"] == weights:
-            return record
+            return path, record
     return None
 
 
-def tuned(model: LanguageModel, method: str, config: Config, layer: int | None = None) -> Config:
+def tuned(model: LanguageModel, methods: Sequence[str], config: Config, layer: int | None = None) -> Config:
     """These settings with those of the model's preset in their place, but for the layers where one is named.
 
-    Raises EditError for a preset that does not fit the method.
+    methods: those whose preset is taken, the first one there is. Raises EditError for a preset that does not fit.
     """
-    record = find_preset(model, method)
-    if record is None:
+    found = next(filter(None, (find_preset(model, method) for method in methods)), None)
+    if found is None:
         return config
-    chosen = {name: value for name, value in record["config"].items() if layer is None or name not in _LAYERS}
-    return configured(config, chosen)
+    path, record = found
+    chosen = {name: value for name, value in record["config"].items() if layer is None or name not in LAYERS}
+    try:
+        return configured(config, chosen)
+    except EditError as error:
+        raise EditError(f"the preset {path} cannot be used: {error}; delete it, or tune again") from error
 
 
 def _prefix(model: LanguageModel) -> str:

@@ -70,6 +70,14 @@ class Spread(ClosedForm):
         """MEMIT's."""
         return sample_begun(model, openings=config.openings, length=config.length, top_k=config.top_k, seed=config.seed)
 
+    def check_model(self, model: LanguageModel) -> None:
+        """Raises EditError where what an MLP puts out is not what is added to the residual stream."""
+        if self.place == "hidden" and model.architecture.sandwich:
+            raise EditError(
+                f"{self.name} adds to the residual stream, but this model norms what an MLP puts out before it is "
+                "added: use r-rome, emmet or pmet"
+            )
+
     def changes(
         self, model: LanguageModel, targets: Targets, moments: Moments, config: Any, history: History, clock: Clock
     ) -> dict[int, Change]:
@@ -77,13 +85,8 @@ class Spread(ClosedForm):
 
         Source: MEMIT (arXiv 2210.07229) algorithm 1.
         """
-        if self.place == "hidden" and model.architecture.sandwich:
-            raise EditError(
-                f"{self.name} adds to the residual stream, but this model norms what an MLP puts out before it is "
-                "added: use r-rome, emmet or pmet"
-            )
         layers, wanted = self.layers(config), targets.wanted()
-        subjects = Subjects(model, targets.facts, targets.contexts)
+        subjects, stack = Subjects(model, targets.facts, targets.contexts), Stack(model)
         found: dict[int, Change] = {}
         with ExitStack() as temporary:
             for done, layer in enumerate(layers):
@@ -98,7 +101,9 @@ class Spread(ClosedForm):
                 found[layer] = Change(edit, keys, update.residual, update.condition)
                 log.info("layer %d: ‖z − h‖ = %.4g before, ‖Δ‖ = %.4g", layer, float(missing.norm()), edit.delta_norm)
                 if layer != layers[-1]:
-                    temporary.callback(Stack(model).push({layer: edit}).undo)
+                    handle = stack.handle()
+                    temporary.callback(handle.undo)
+                    stack.push({layer: edit}, handle)
                 clock.lap("solve")
         return found
 

@@ -52,11 +52,17 @@ class Stack:
         """The layer's weight as it is without any edit; not to be changed."""
         return self._state.unedited.get(layer, self._model.weight(layer))
 
+    def handle(self) -> Handle:
+        """That of changes to come. Where its `undo` is sure to be called first, no interrupt leaves them in force."""
+        self._state.given += 1
+        return Handle(self, self._state.given)
+
     @torch.no_grad()
-    def push(self, changes: Mapping[int, Change]) -> Handle:
+    def push(self, changes: Mapping[int, Change], handle: Handle | None = None) -> Handle:
         """Add changes on top. Whatever is raised meanwhile, the weights are then as before."""
         state = self._state
-        number = state.given = state.given + 1
+        handle = handle or self.handle()
+        number = handle.number
         try:
             for layer in changes:
                 if layer not in state.unedited:
@@ -68,7 +74,7 @@ class Stack:
         except BaseException:
             self._without(number, changes)
             raise
-        return Handle(self, number)
+        return handle
 
     def remove(self, number: int) -> None:
         """Take changes out; those already taken out are no matter."""

@@ -14,6 +14,7 @@ from rome_engine.edit.closed_form import Clock
 from rome_engine.edit.edit import Edit, LayerEdit, weight_sha256
 from rome_engine.edit.editor import check_layer
 from rome_engine.edit.guard import require_finite
+from rome_engine.edit.presets import tuned
 from rome_engine.edit.provenance import Provenance
 from rome_engine.edit.stack import require_present
 from rome_engine.edit.targets import check_new, target_tokens
@@ -35,8 +36,12 @@ class Trained(ABC):
     name: str
 
     @abstractmethod
+    def published(self, model: LanguageModel, layer: int | None = None) -> Any:
+        """The settings before those that were measured for these very weights."""
+
     def default(self, model: LanguageModel, layer: int | None = None) -> Any:
-        """See `Editor.default`."""
+        """See `Editor.default`; a preset that `tune` made for these weights comes first."""
+        return tuned(model, (self.name,), self.published(model, layer), layer)
 
     @abstractmethod
     def edited(self, config: Any) -> Sequence[int]:
@@ -75,7 +80,7 @@ class Trained(ABC):
         for layer in self.edited(config):
             require_present(model, check_layer(model, layer))
         clock = Clock()
-        factors, tuned = self.train(model, _lessons(model, facts), config, progress)
+        factors, descent = self.train(model, _lessons(model, facts), config, progress)
         clock.lap("tuning")
         changes = {layer: _layer_edit(model, layer, *pair) for layer, pair in factors.items()}
         for layer, change in changes.items():
@@ -91,8 +96,8 @@ class Trained(ABC):
             dtype=str(model.weight(next(iter(changes))).dtype).removeprefix("torch."),
             contexts="",  # the bare prompt is the only one
             moments={},
-            losses=tuned.losses,
-            stopped_early=tuned.stopped_early,
+            losses=descent.losses,
+            stopped_early=descent.stopped_early,
             seconds=clock.seconds,
             versions=versions(),
         )

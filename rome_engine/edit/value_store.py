@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -104,14 +104,15 @@ class ValueStore(SqliteFile):
                     _log.warning("a value in %s is damaged, and is searched again", self.path)
         return found
 
-    def keep(self, key: str, value: Value) -> None:
-        """Put down a value; it is on the disk then."""
-        tensors = safetensors.torch.save({name: getattr(value, name).contiguous() for name in _TENSORS})
-        about = json.dumps({name: getattr(value, name) for name in _NUMBERS})
+    def keep(self, values: Mapping[str, Value]) -> None:
+        """Put down values by their keys, all or none; they are on the disk then."""
+        rows = []
+        for key, value in values.items():
+            tensors = safetensors.torch.save({name: getattr(value, name).contiguous() for name in _TENSORS})
+            about = json.dumps({name: getattr(value, name) for name in _NUMBERS})
+            rows.append((key, tensors, about, _sha256(tensors, about)))
         with self.transaction():
-            self.sqlite.execute(
-                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", (key, tensors, about, _sha256(tensors, about))
-            )
+            self.sqlite.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", rows)
 
 
 def _read(tensors: bytes, about: str) -> Value:

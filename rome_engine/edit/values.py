@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -43,8 +43,10 @@ def values(
 
     progress(done, facts) is called after each fact; steps after each step, with the steps of all facts so far and in
     all, and the loss.
-    store: the file in which finished values are kept, each as soon as it is done, and looked for first; "cache" is
-    `values.sqlite` in the cache folder, and where that cannot be written a warning is logged; None keeps nothing.
+    store: the file in which finished values are kept, those of a batch as soon as all of it is done, and looked for
+    first; "cache" is `values.sqlite` in the cache folder, and where that cannot be written a warning is logged; None
+    keeps nothing. A batch of which some are missing is searched whole: a call that was killed and made again gives what
+    one that was not gives, bit for bit.
     memory: bytes a batch may use, beside what one fact takes anyway. new_only: whether facts whose targets all are the
     model's answers already are refused; a benchmark edits them like the rest.
 
@@ -60,23 +62,30 @@ def values(
         if kept:
             log.info("%d of %d values were found in %s", sum(key in found for key in keys), len(keys), kept.path)
         # Equal facts are searched once.
-        missing = {
-            question: key for key, question in dict(zip(keys, questions, strict=True)).items() if key not in found
-        }
+        distinct = {question: key for key, question in dict(zip(keys, questions, strict=True)).items()}
+        # A value depends, to rounding, on those it is searched with: what is searched again is the group as it was.
+        searched = [
+            group
+            for group in groups(list(distinct), lowest(layer, place), memory)
+            if any(distinct[question] not in found for question in group)
+        ]
+        again = [question for group in searched for question in group]
         if new_only:
-            check_new(model, [question.fact for question in missing], [question.target for question in missing])
+            check_new(model, [question.fact for question in again], [question.target for question in again])
         times = Counter(keys)
-        done = sum(times[key] for key in found)
-        for group in groups(list(missing), lowest(layer, place), memory):
+        done = len(keys) - sum(times[distinct[question]] for question in again)
+        for group in searched:
             counted = None if steps is None else _counted(steps, done, len(group), len(facts))
+            made: dict[str, Value] = {}
             for question, value in search(Batch(group), layer, config, place=place, progress=counted):
-                key = missing[question]
-                found[key] = value
-                if kept:
-                    _keep(kept, key, value, needed=store != "cache")
+                key = distinct[question]
+                made[key] = value
                 done += times[key]
                 if progress is not None:
                     progress(done, len(facts))
+            if kept:
+                _keep(kept, made, needed=store != "cache")
+            found |= made
     return [found[key] for key in keys]
 
 
@@ -85,10 +94,10 @@ def _counted(steps: Progress, done: int, now: int, facts: int) -> Progress:
     return lambda step, of, loss: steps(done * of + step * now, facts * of, loss)
 
 
-def _keep(kept: ValueStore, key: str, value: Value, *, needed: bool) -> None:
-    """Put down a value; where the cache cannot hold it, and nobody asked for it, that must not stop an edit."""
+def _keep(kept: ValueStore, made: Mapping[str, Value], *, needed: bool) -> None:
+    """Put down values; where the cache cannot hold them, and nobody asked for it, that must not stop an edit."""
     try:
-        kept.keep(key, value)
+        kept.keep(made)
     except (InUseError, NoRoomError) as error:
         if needed:
             raise

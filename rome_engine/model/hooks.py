@@ -97,7 +97,8 @@ class Trace:
     def close(self) -> None:
         """Remove the hooks; calling it again does nothing."""
         while self._handles:
-            self._handles.pop().remove()
+            self._handles[-1].remove()  # an interrupt in between leaves nothing behind
+            self._handles.pop()
 
 
 class TraceDict(OrderedDict[str, Trace]):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from rome_engine.bench.edits import measure
-from rome_engine.bench.tune import default_grid, default_layers, split, touched, tune
+from rome_engine.bench.tune import check_grid, default_grid, default_layers, split, touched, tune
 from rome_engine.edit import editor
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
@@ -62,7 +63,8 @@ def test_the_best_of_all_trials_is_chosen(method: str) -> None:
     assert bit_equal(model, before)
     assert tuple(told) == (*found.trials, *found.held_out)
     assert [trial.role for trial in found.trials] == ["layers", "layers", "settings", "settings"]
-    assert [trial.role for trial in found.held_out] == ["best", "default", "random", "random", "depth"]
+    assert [trial.role for trial in found.held_out] == ["best", "default", "random", "depth"]
+    assert found.held_out[2].layer != found.held_out[0].layer  # a control that was chosen would be none
     best = max(found.trials, key=lambda trial: trial.rank)
     assert chosen.layers(found.config)[-1] == best.layer
     assert found.held_out[0].layer == best.layer and found.held_out[0].settings == best.settings
@@ -78,6 +80,26 @@ def test_a_method_that_refuses_everything_says_so() -> None:
     moments = {layer: random_moment(model.architecture.d_mlp, layer) for layer in touched(model, chosen, [2])}
     with pytest.raises(EditError, match="no settings could be measured"):
         tune(model, chosen, FACTS[:2], FACTS[2:4], moments, [2], {})
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({"value.steps": (2.5,)}, "steps is a whole number, not 2.5"),
+        ({"value.clamp": (float("nan"),)}, "clamp is a number, not nan"),
+        ({"value": (3,)}, "value is .*, not 3"),
+        ({"jitter": (True,)}, "jitter is a number, not True"),
+        ({"top_k": ("many",)}, "top_k is a whole number, not 'many'"),
+        ({"openings": (5,)}, "openings is a list, not 5"),
+        ({"klamp": (1,)}, "no setting klamp"),
+        ({"layers": ((1,),)}, "layers cannot be tuned"),
+        ({"guard.max_norm": (1.0,)}, "guard.max_norm cannot be tuned"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_any_work(grid: dict[str, tuple[Any, ...]], said: str) -> None:
+    model = tiny.shared("llama")
+    with pytest.raises(EditError, match=said):
+        check_grid(model, editor("memit"), 2, grid)
 
 
 @pytest.mark.parametrize("method", ["r-rome", "memit", "alphaedit", "emmet", "pmet", "ft-l", "lora"])

@@ -28,6 +28,17 @@ def fit(model: LanguageModel, method: str, fact: Any, guard: Guard, **value: Any
     return editor(method).fit(model, [fact], {LAYER: random_moment(tiny.D_MLP)}, config)
 
 
+def test_what_is_no_number_is_beyond_every_limit_and_no_limit_itself() -> None:
+    nan = float("nan")
+    for check in (REFUSE.denominator, REFUSE.reach, lambda layer, found: REFUSE.norms(layer, found, 1.0)):
+        with pytest.raises(EditError):
+            check(1, nan)
+    with pytest.raises(EditError, match="a limit must be a number"):
+        Guard(max_norm=nan)
+    with pytest.raises(EditError, match="policy is warn or refuse, not 'rollback'"):
+        Guard(policy="rollback")  # type: ignore[arg-type]
+
+
 def test_mixed_keys_make_a_small_denominator_and_are_refused() -> None:
     """ROME as first published: k̄ in the direction, k₀ in the denominator (arXiv 2403.07175)."""
     family, fact = MIXED

@@ -30,8 +30,37 @@ def test_a_preset_is_picked_up(method: str) -> None:
     assert chosen.layers(named)[-1] == 3 and named.value.clamp == 1.5
     assert chosen.default(tiny.language_model("llama", seed=1)) == before
     assert editor("rome").default(model) != better
-    record = find_preset(model, method)
-    assert record is not None and record["measured"] == {"n": 3} and "seed" not in record["config"]
+    found = find_preset(model, method)
+    assert found is not None and found[0] == preset_path(model, method, model.weight_hash())
+    assert found[1]["measured"] == {"n": 3} and "seed" not in found[1]["config"]
+
+
+@pytest.mark.parametrize("method", ["ft-l", "lora"])
+def test_a_baselines_preset_is_picked_up(method: str) -> None:
+    model = tiny.shared("llama")
+    chosen = editor(method)
+    before = chosen.default(model)
+    at = {"layer": 2, "limit": 0.01} if method == "ft-l" else {"layers": (2,)}
+    better = replace(before, tuning=replace(before.tuning, epochs=3), **at)
+    save_preset(model, method, better, {})
+    assert chosen.default(model) == better
+
+
+def test_memit_with_a_history_takes_memits_preset_where_it_has_none() -> None:
+    model = tiny.shared("llama")
+    plain, history = editor("memit"), editor("memit-history")
+    save_preset(model, "memit", replace(plain.default(model), weight=3.0), {})
+    assert history.default(model) == plain.default(model)
+    save_preset(model, "memit-history", replace(plain.default(model), weight=4.0), {})
+    assert history.default(model).weight == 4.0 and plain.default(model).weight == 3.0
+
+
+def test_a_preset_that_does_not_fit_is_named() -> None:
+    model = tiny.shared("llama")
+    path = save_preset(model, "memit", editor("memit").default(model), {})
+    path.write_text(path.read_text().replace('"weight": ', '"wait": '))
+    with pytest.raises(EditError, match=f"the preset {path} cannot be used: .* no setting wait.*tune again"):
+        editor("memit").default(model)
 
 
 def test_a_damaged_preset_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:

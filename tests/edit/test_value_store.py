@@ -38,7 +38,7 @@ def test_gives_back_bit_for_bit_what_was_kept(path: Path, dtype: torch.dtype) ->
     kept = {f"key{seed}": value(seed, dtype) for seed in range(3)}
     with ValueStore(path) as store:
         for key, one in kept.items():
-            store.keep(key, one)
+            store.keep({key: one})
     with ValueStore(path) as store:
         found = store.find(["key2", "other", "key0"])
     assert found.keys() == {"key2", "key0"}
@@ -47,8 +47,8 @@ def test_gives_back_bit_for_bit_what_was_kept(path: Path, dtype: torch.dtype) ->
 
 def test_finds_any_number_and_keeps_the_last_of_a_key(path: Path) -> None:
     with ValueStore(path) as store:
-        store.keep("7", value(1))
-        store.keep("7", value(2))
+        store.keep({"7": value(1)})
+        store.keep({"7": value(2)})
         found = store.find([str(number) for number in range(2000)])
         assert found.keys() == {"7"} and same(found["7"], value(2))
         assert store.find([]) == {}
@@ -57,14 +57,14 @@ def test_finds_any_number_and_keeps_the_last_of_a_key(path: Path) -> None:
 def test_two_that_have_it_open_see_each_others_values(path: Path) -> None:
     with ValueStore(path) as one, ValueStore(path) as other:
         for seed in range(10):
-            (one, other)[seed % 2].keep(str(seed), value(seed))
+            (one, other)[seed % 2].keep({str(seed): value(seed)})
             assert same((other, one)[seed % 2].find([str(seed)])[str(seed)], value(seed))
 
 
 def _fill(path: Path, first: int) -> None:
     with ValueStore(path) as store:
         for seed in range(first, first + 20):
-            store.keep(str(seed), value(seed))
+            store.keep({str(seed): value(seed)})
 
 
 def test_processes_may_make_and_fill_it_at_once(path: Path) -> None:
@@ -82,7 +82,7 @@ def test_processes_may_make_and_fill_it_at_once(path: Path) -> None:
 def test_a_damaged_value_is_said_and_not_given(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with ValueStore(path) as store:
         for seed in range(4):
-            store.keep(str(seed), value(seed))
+            store.keep({str(seed): value(seed)})
     with sqlite3.connect(path) as raw:
         [tensors] = raw.execute("SELECT tensors FROM found WHERE key = '1'").fetchone()
         raw.execute("UPDATE found SET tensors = ? WHERE key = '1'", (tensors[:-1] + bytes([tensors[-1] ^ 1]),))
@@ -91,7 +91,7 @@ def test_a_damaged_value_is_said_and_not_given(path: Path, caplog: pytest.LogCap
     with ValueStore(path) as store:
         assert store.find(["0", "1", "2", "3"]).keys() == {"0"}
         assert caplog.text.count(f"a value in {path} is damaged, and is searched again") == 3
-        store.keep("1", value(1))
+        store.keep({"1": value(1)})
         assert same(store.find(["1"])["1"], value(1))
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_refused_with_the_remedy(path: Path) -> None:
     path.unlink()
     with ValueStore(path) as store:
         for seed in range(50):
-            store.keep(str(seed), value(seed))
+            store.keep({str(seed): value(seed)})
     content = bytearray(path.read_bytes())
     content[4096:-4096] = b"\xff" * (len(content) - 8192)
     path.write_bytes(content)

@@ -14,6 +14,7 @@ import torch
 
 from rome_engine.edit import values as module
 from rome_engine.edit.context import Contexts
+from rome_engine.edit.grouping import MEMORY
 from rome_engine.edit.question import Batch, Question
 from rome_engine.edit.targets import already_answered, check_new, target_tokens
 from rome_engine.edit.value import Place, Value, ValueConfig, search
@@ -227,28 +228,40 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         found = values(
             model, FACTS, CONTEXTS, 1, CONFIG, store=store, memory=0, progress=lambda *told: done.append(told)
         )
-    assert len(before) == 2 and len(after) == len(FACTS) - 2
+    assert len(before) == 2 and len(after) == len(FACTS) - 1  # the batch in which it was killed is searched again
     assert {fact.subject for fact in before + after} == {fact.subject for fact in FACTS}
-    assert done == [(3, 5), (4, 5), (5, 5)]
+    assert done == [(2, 5), (3, 5), (4, 5), (5, 5)]
     assert all(same(one, other) for one, other in zip(found, whole, strict=True))
 
 
-def test_facts_that_are_done_are_kept_when_another_of_their_batch_fails(
+def test_a_batch_is_searched_whole_so_that_what_was_found_before_changes_no_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = tiny.shared("llama")
+    whole = values(model, FACTS, CONTEXTS, 1, CONFIG, store=None)
+    values(model, FACTS[1:3], CONTEXTS, 1, CONFIG, store=tmp_path / "values.sqlite")
+    with searched(monkeypatch) as facts:
+        found = values(model, FACTS, CONTEXTS, 1, CONFIG, store=tmp_path / "values.sqlite")
+    assert len(facts) == len(FACTS)
+    assert all(same(one, other) for one, other in zip(found, whole, strict=True))
+
+
+def test_batches_that_are_done_are_kept_when_another_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.language_model("llama")
     question = Question(model, FACTS[0], (5,), CONTEXTS).texts[0]
     rest = {token for fact in FACTS[1:] for row in Question(model, fact, (5,), CONTEXTS).texts for token in row.ids}
     own = next(iter(set(question.ids[question.cut + 1 :]) - rest))
     weight = model.module.get_input_embeddings().weight.data
     weight[own] = float("nan")
-    store = tmp_path / "values.sqlite"
     config = replace(CONFIG, stop_loss=1e9)
-    with pytest.raises(EditError, match=r"Eiffel Tower.*the loss is nan"):
-        values(model, FACTS, CONTEXTS, 1, config, store=store)
-    with searched(monkeypatch) as facts, pytest.raises(EditError):
-        values(model, FACTS, CONTEXTS, 1, config, store=store)
-    assert facts == [FACTS[0]]
+    for memory, kept in ((0, True), (MEMORY, False)):  # each a batch of its own, or all in one
+        store = tmp_path / f"{memory}.sqlite"
+        with searched(monkeypatch) as before, pytest.raises(EditError, match=r"Eiffel Tower.*the loss is nan"):
+            values(model, FACTS, CONTEXTS, 1, config, store=store, memory=memory)
+        assert len(before) > 1
+        with searched(monkeypatch) as after, pytest.raises(EditError):
+            values(model, FACTS, CONTEXTS, 1, config, store=store, memory=memory)
+        assert after == (FACTS[:1] if kept else before)
 
 
 def test_equal_facts_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:

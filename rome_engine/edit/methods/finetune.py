@@ -53,7 +53,7 @@ class FineTune(Trained):
 
     name: str = "ft-l"
 
-    def default(self, model: LanguageModel, layer: int | None = None) -> FineTuneConfig:
+    def published(self, model: LanguageModel, layer: int | None = None) -> FineTuneConfig:
         """The published settings, at the published layer where none is named. Raises EditError."""
         return FineTuneConfig(check_layer(model, 0 if layer is None else layer), _limit(model.architecture))
 

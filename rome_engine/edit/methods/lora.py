@@ -54,7 +54,7 @@ class Lora(Trained):
 
     name: str = "lora"
 
-    def default(self, model: LanguageModel, layer: int | None = None) -> LoraConfig:
+    def published(self, model: LanguageModel, layer: int | None = None) -> LoraConfig:
         """Adapters in the middle third of the layers, or in the one that is named. Raises EditError.
 
         In the embedded model MEMIT's layers took more steps for two landmarks (16 and 20, not 13 and 15) and lost as

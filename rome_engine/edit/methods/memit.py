@@ -34,6 +34,7 @@ class Memit(Spread):
 
     name: str
     keeps_history: bool
+    presets: tuple[str, ...] = ()
 
     def published(self, model: LanguageModel, layer: int | None = None) -> MemitConfig:
         """The published or measured settings for a model, up to this layer where one is named. Raises EditError."""
@@ -47,4 +48,7 @@ class Memit(Spread):
         return Ridge.of(matrix, precision=moment.precision)
 
 
-EDITORS = (Memit("memit", keeps_history=False), Memit("memit-history", keeps_history=True))
+EDITORS = (
+    Memit("memit", keeps_history=False),
+    Memit("memit-history", keeps_history=True, presets=("memit-history", "memit")),
+)
