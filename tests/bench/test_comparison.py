@@ -109,6 +109,16 @@ def test_runs_without_a_common_record_have_no_difference() -> None:
     assert one.first_value is None and one.effect is None
 
 
+def test_the_interval_of_shares_is_no_finding_where_the_test_finds_nothing() -> None:
+    first = build_run("first", [{"es@1": 1.0, "kl@1": 0.1}] * 500)
+    second = build_run("second", [{"es@1": float(place > 2), "kl@1": 0.1 + 0.01 * place} for place in range(500)])
+    found = compare([first, second])
+    one = pair(found, "es@1")
+    assert one.test is not None and one.test.p == 0.25 and one.difference.how == "Newcombe, paired"
+    assert one.difference.low is not None and one.difference.low < 0
+    assert pair(found, "kl@1").difference.how == "BCa bootstrap"
+
+
 def test_p_values_are_corrected_over_all_tests() -> None:
     runs = [counterfact(name, seed, 60, chance) for name, seed, chance in (("a", 1, 0.9), ("b", 2, 0.7), ("c", 3, 0.9))]
     every, one = compare(runs), compare(runs[:2], figures=["es"])
