@@ -89,9 +89,14 @@ def caption(comparison: Comparison) -> list[str]:
     data = first["configuration"]["data"]
     source = data.get("name") or f"data {str(data['sha256'])[:12]}…"
     return [
-        f"{several} run{'' if several == 1 else 's'} on {source}. Metrics: "
-        f"{', '.join(one.name for one in comparison.figures)}.",
+        f"{several} run{'' if several == 1 else 's'} on {source}. {_measured(comparison)}",
         f"Intervals are 95 %: BCa bootstrap over records ({RESAMPLES} draws, seed {comparison.seed}); where every "
-        "record succeeds, or none does, Clopper and Pearson's. Before is the untouched model on the same records.",
+        "record succeeds, or none does, Clopper and Pearson's; of differences of figures of 0 and 1, Newcombe's for "
+        "paired shares. Before is the untouched model on the records that the run has done.",
         *comparison.notes,
     ]
+
+
+def _measured(comparison: Comparison) -> str:
+    names = ", ".join(one.name for one in comparison.figures)
+    return f"Metrics: {names}." if names else "No record has a figure."

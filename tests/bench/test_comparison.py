@@ -137,6 +137,29 @@ def test_different_data_are_refused_and_different_models_are_told() -> None:
     assert not compare([first, counterfact("second", 2)]).notes
 
 
+def test_runs_of_different_records_are_told() -> None:
+    first, second = counterfact("first", 1, 20), counterfact("second", 2, 20)
+    moved = [replace(row, id=f"{int(row.id) + 15}") for row in second.rows]
+    apart = [replace(row, id=f"q{row.id}") for row in second.rows]
+    (note,) = compare([first, replace(second, rows=tuple(moved))]).notes
+    assert "different records (first 20, second 20): 5 are common to all" in note and "not paired" in note
+    (note,) = compare([first, replace(second, rows=tuple(apart))]).notes
+    assert "none are common to all" in note
+
+
+def test_what_computed_the_runs_and_their_second_moments_are_compared() -> None:
+    first = counterfact("first", 1, 20, moments={"5": "a" * 64, "6": "b" * 64})
+    there = replace(first, environment={**first.environment, "torch": "2.1", "threads": 1})
+    second = counterfact("second", 2, 20, moments={"5": "a" * 64, "7": "c" * 64})
+    assert not compare([there, second]).notes  # other layers, and nothing recorded
+    other = replace(second, environment={**second.environment, "torch": "2.2", "threads": 1})
+    (note,) = compare([there, other]).notes
+    assert "differ in the version of torch" in note
+    changed = counterfact("second", 2, 20, moments={"5": "d" * 64})
+    (note,) = compare([first, changed]).notes
+    assert "different second moments" in note
+
+
 def test_other_versions_of_a_metric_are_no_partners() -> None:
     runs = [build_run("old", [{"es@1": 1.0, "kl@1": 0.1}] * 3), build_run("new", [{"es@2": 0.0, "kl@1": 0.2}] * 3)]
     found = compare(runs)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rome_engine.bench.anchors import COUNTERFACT
 from rome_engine.bench.comparison import Comparison, compare
-from rome_engine.errors import StorageError
+from rome_engine.errors import BenchError, StorageError
 from rome_engine.report.comparison_dots import Drawing, difference_dots, figure_dots
 from rome_engine.report.comparison_page import comparison_page
 from rome_engine.report.comparison_retention import STEPS, retention_curves, retention_section
@@ -159,6 +159,22 @@ def test_every_format_is_written(single: Comparison, tmp_path: Path, suffix: str
             rows = list(csv.DictReader(file))
         assert len(rows) == len(single.rows())
         assert json.loads((tmp_path / "c.csv.json").read_text())["pairs"]
+
+
+@pytest.mark.parametrize("before", [(), ({"es@1": 0.0},) * 3])
+def test_runs_in_which_nothing_succeeded(before: tuple[dict[str, float], ...], tmp_path: Path) -> None:
+    found = compare([build_run("one", [None] * 3, before)])
+    for suffix in COMPARISON_SUFFIXES:
+        path = tmp_path / f"c{suffix}"
+        if suffix in (".html", ".md", ".json"):
+            save_comparison(found, path)
+            assert "a key is not finite" in path.read_text()
+        else:
+            with pytest.raises(BenchError, match=rf"nothing to show in .*c\{suffix}, no record has a figure"):
+                save_comparison(found, path)
+    said = text(found)
+    assert "a key is not finite" in said and "Metrics: ." not in said
+    assert ("No record has a figure." in said) == (not before)
 
 
 def test_another_suffix_is_refused(single: Comparison, tmp_path: Path) -> None:
