@@ -13,7 +13,6 @@ from rome_engine.bench.paired import Effect, PairedTest, binary, effect, holm, n
 from rome_engine.bench.run import Row
 from rome_engine.bench.statistics import Array, Combine, Estimate, estimate
 
-
 NEWCOMBE = "Newcombe, paired"
 
 

@@ -28,7 +28,9 @@ def save_comparison(comparison: Comparison, path: Path) -> None:
     """
     suffix = suffix_among(path, COMPARISON_SUFFIXES)
     if suffix in (*FIGURE_SUFFIXES, *TABLE_SUFFIXES) and not _measured(comparison):
-        raise BenchError(f"there is nothing to show in {path}, no record has a figure: save .html or .md, which say why")
+        raise BenchError(
+            f"there is nothing to show in {path}, no record has a figure: save .html or .md, which say why"
+        )
     if suffix == ".html":
         save_page(comparison_page(comparison), path)
     elif suffix == ".md":

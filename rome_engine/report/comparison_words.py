@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 from rome_engine.bench.comparison import Comparison
 from rome_engine.bench.figures import Figure, base
@@ -44,13 +44,12 @@ def headline(comparison: Comparison) -> list[Figure]:
 
 
 def shortened(names: Sequence[str], letters: int) -> dict[str, str]:
-    """Names in so many letters: what all begin and end with goes first, where one is too long, and then the middle."""
-    head, tail = 0, 0
-    if len(names) > 1 and max(map(len, names)) > letters:
-        head, tail = _shared(names), _shared([name[::-1] for name in names])
-        tail = min(tail, min(map(len, names)) - head)
-    found = {}
-    for name in names:
+    """Names in so many letters: of those that are too long what all begin and end with goes first, then the middle."""
+    found = {name: name for name in names}
+    longer = [name for name in names if len(name) > letters]
+    head, tail = _shared(longer), _shared([name[::-1] for name in longer])
+    tail = min([tail, *(len(name) - head for name in longer)])
+    for name in longer:
         own = name[head : len(name) - tail]
         own = f"{'…' * bool(head)}{own}{'…' * bool(tail)}"
         kept = letters - 1
@@ -59,8 +58,11 @@ def shortened(names: Sequence[str], letters: int) -> dict[str, str]:
 
 
 def _shared(names: Sequence[str]) -> int:
-    """How many letters all names begin with, in whole words."""
-    return len(re.sub(r"[^-_/. ]*$", "", commonprefix(names)))
+    """How many letters several names begin with, in whole words."""
+    if len(names) < 2:
+        return 0
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return len(re.sub(r"[^-_/. ]*$", "", "".join(letters[0] for letters in same)))
 
 
 def scaled(value: float, figure: Figure, *, signed: bool = False) -> str:
