@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -12,10 +12,16 @@ from rome_engine.bench.figures import Figure, base, chosen, present
 from rome_engine.bench.leaderboard import Entry, checkpoint_of, entry
 from rome_engine.bench.pairs import Pair, corrected, pairs
 from rome_engine.bench.retention import Retention, retention
-from rome_engine.bench.run import Run
+from rome_engine.bench.run import Row, Run
 from rome_engine.bench.statistics import CONFIDENCE, RESAMPLES
 from rome_engine.errors import BenchError
 from rome_engine.files import plain
+
+_COMPUTING = (
+    *(("device", "the device"), ("attention", "the attention's kernel"), ("threads", "the number of threads")),
+    *((name, f"the version of {name}") for name in ("rome_engine", "torch", "transformers", "python")),
+)
+"""What computes a run's numbers, where it is recorded."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,19 @@ def compare(
         pairs=corrected(paired),
         retention=tuple(one for label, run in named.items() for one in retention(run, label, shown, seed)),
         figures=tuple(shown),
-        notes=tuple(_notes(named, entries, there)),
+        notes=(*_records(rows), *_notes(named, entries, there)),
         about={
             label: {"path": str(run.path), "configuration": run.configuration, "environment": run.environment}
             for label, run in named.items()
         },
         seed=seed,
     )
+
+
+def _moments_differ(several: Iterable[Mapping[str, str]]) -> bool:
+    """Whether two runs have other second moments of one layer; methods edit different layers."""
+    found = {(layer, content) for moments in several for layer, content in moments.items()}
+    return len({layer for layer, _ in found}) < len(found)
 
 
 def _check(runs: Sequence[Run]) -> None:
@@ -121,6 +133,19 @@ def _ranked(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=key))
 
 
+def _records(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Whether the lines of the leaderboard are of the same records."""
+    ids = [{row.id for row in found} for found in rows.values()]
+    if all(one == ids[0] for one in ids):
+        return []
+    common = len(set.intersection(*ids))
+    sizes = ", ".join(f"{label} {len(one)}" for label, one in zip(rows, ids, strict=True))
+    return [
+        f"The runs are of different records ({sizes}): {common or 'none'} are common to all. The leaderboard is not "
+        "paired, and its order may be one of the records; only differences are over common records."
+    ]
+
+
 def _notes(named: Mapping[str, Run], entries: Sequence[Entry], figures: Sequence[Figure]) -> list[str]:
     """What a reader must know before taking a difference for one of the methods."""
     notes = [
@@ -130,9 +155,12 @@ def _notes(named: Mapping[str, Run], entries: Sequence[Entry], figures: Sequence
             ("the number type", {run.environment.get("dtype") for run in named.values()}),
             ("the reference texts", {run.configuration["data"].get("references") for run in named.values()}),
             ("the protocol", {tuple(map(run.configuration.get, ("protocol", "batch"))) for run in named.values()}),
+            *((what, {run.environment.get(name) for run in named.values()} - {None}) for name, what in _COMPUTING),
         )
         if len(values) > 1
     ]
+    if _moments_differ(run.configuration.get("moments") or {} for run in named.values()):
+        notes.append("These runs were made with different second moments of the same layers.")
     if len({line.checkpoint for line in entries}) > 1:
         notes.append("The runs are read at different checkpoints, each at its last: give --checkpoint for the same.")
     bases = Counter(base(figure.name) for figure in figures)

@@ -1,14 +1,15 @@
-"""Two runs on the same records: tests of no difference, sizes of the difference, and Holm's correction."""
+"""Two runs on the same records: tests of no difference, intervals and sizes of the difference, Holm's correction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from scipy.stats import binomtest
 
-from rome_engine.bench.statistics import ROUNDING, Array, Combine, only
+from rome_engine.bench.statistics import CONFIDENCE, ROUNDING, Array, Combine, only
 
 EXACT = 14
 """Up to so many records that differ all ways to exchange them are gone through."""
@@ -51,6 +52,27 @@ def mcnemar(first: Array, second: Array) -> PairedTest:
     ahead, behind = _discordant(first, second)
     p = float(binomtest(ahead, ahead + behind, 0.5).pvalue) if ahead + behind else 1.0
     return PairedTest("McNemar, exact", p)
+
+
+def newcombe(first: Array, second: Array) -> tuple[float, float]:
+    """The 95 % interval of the difference of figures of 0 and 1, (records, 1): Newcombe 1998, method 10.
+
+    (Statistics in Medicine 17, 2635-2650.) The Wilson intervals of both shares, joined by their correlation φ, which
+    is corrected towards 0. It says something where few records differ, of which resampling makes too little.
+    """
+    n = len(first)
+    shares = [int(np.count_nonzero(side)) for side in (first, second)]
+    ahead, behind = _discordant(first, second)
+    both = shares[0] - ahead
+    covariance = both * (n - both - ahead - behind) - ahead * behind
+    spread = sqrt(float(np.prod([float(share * (n - share)) for share in shares])))
+    phi = (covariance if covariance < 0 else max(0.0, covariance - n / 2)) / spread if spread else 0.0
+    (below, above), (below_second, above_second) = (_wilson_reach(share, n) for share in shares)
+    difference = (shares[0] - shares[1]) / n
+    return (
+        difference - sqrt(below**2 - 2 * phi * below * above_second + above_second**2),
+        difference + sqrt(above**2 - 2 * phi * above * below_second + below_second**2),
+    )
 
 
 def permutation(first: Array, second: Array, combine: Combine = only, *, seed: int = 0) -> PairedTest:
@@ -110,6 +132,12 @@ def holm(values: Sequence[float]) -> list[float]:
 
 def _discordant(first: Array, second: Array) -> tuple[int, int]:
     return int(np.count_nonzero(first > second)), int(np.count_nonzero(first < second))
+
+
+def _wilson_reach(count: int, n: int) -> tuple[float, float]:
+    """How far Wilson's interval reaches below a share and above it."""
+    found = binomtest(count, n).proportion_ci(CONFIDENCE, "wilson")
+    return max(0.0, count / n - float(found.low)), max(0.0, float(found.high) - count / n)
 
 
 def _difference(first: Array, second: Array, combine: Combine) -> float:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rome_engine.bench.figures import Figure, array
-from rome_engine.bench.paired import Effect, PairedTest, effect, holm, paired_test
+from rome_engine.bench.paired import Effect, PairedTest, binary, effect, holm, newcombe, paired_test
 from rome_engine.bench.run import Row
 from rome_engine.bench.statistics import Array, Combine, Estimate, estimate
+
+NEWCOMBE = "Newcombe, paired"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def _difference(first: Array, second: Array, combine: Combine, seed: int) -> Est
     # Whichever records are drawn, the difference stays: an interval without width would look like certainty.
     if len(away) > 1 and not away.any():
         return Estimate(found.value, found.n, reason="no record differs")
+    if len(away) > 1 and binary(first, second):
+        return Estimate(found.value, found.n, *newcombe(first, second), NEWCOMBE)
     if len(away) > 1 and away.shape[1] == 1 and (away == away[0]).all():
         return Estimate(found.value, found.n, reason="all records differ by the same")
     return found

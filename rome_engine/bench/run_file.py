@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_engine.bench.run import Row, Run
-from rome_engine.errors import NoRoomError, RunError, StorageError
+from rome_engine.errors import InUseError, NoRoomError, RunError, StorageError
 from rome_engine.files import finite
 from rome_engine.sqlite import SqliteFile, difference
 
@@ -142,8 +142,14 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_file():
         raise StorageError(f"there is no benchmark run {path}: check the path")
-    with RunFile(path, reading=True) as file:
-        return file.read()
+    try:
+        with RunFile(path, reading=True) as file:
+            return file.read()
+    except InUseError as error:
+        raise InUseError(
+            f"{path} is being written by a benchmark that is going on: wait for it, or copy it with {path.name}-wal "
+            "beside it, and name the copy"
+        ) from error
 
 
 def _common(kept: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -77,6 +77,8 @@ def estimate(values: Array, combine: Combine = only, *, share: bool = False, see
             return Estimate(value, n, low, high, "Clopper-Pearson")
         return Estimate(value, n, reason=f"all {n} records have the same value")
     low, high = _bca(values, combine, seed)
+    if high - low <= ROUNDING * abs(value):  # no certainty: such as S where one of its parts is 0 in every record
+        return Estimate(value, n, reason="whichever records are drawn, it is the same")
     return Estimate(value, n, low, high, "BCa bootstrap")
 
 

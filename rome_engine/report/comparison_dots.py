@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import ClassVar
@@ -10,32 +10,27 @@ from typing import ClassVar
 from rome_engine.bench.comparison import Comparison
 from rome_engine.bench.figures import Figure
 from rome_engine.bench.statistics import Estimate
-from rome_engine.report.comparison_words import estimated, figure_name, headline, p_value, unit
+from rome_engine.report.comparison_words import LESS, estimated, figure_name, headline, p_value, shortened, unit
 from rome_engine.report.page import Custom, resource
 from rome_engine.report.ticks import round_ticks
 
 ALPHA = 0.05
 WIDTH, LEFT, RIGHT, TOP, ROW, BOTTOM = 640.0, 210.0, 16.0, 8.0, 24.0, 44.0  # units of the drawing
-LETTERS = 34
-"""Of a row's label."""
+LETTERS = 28
+"""Of a row's label: so many fit."""
 
 
 @dataclass(frozen=True)
 class Dot:
     """A row: a value, its interval's ends where there is one, `ghost` a value to compare with; filled or hollow."""
 
-    label: str
+    short: str
     value: float
     low: float | None
     high: float | None
     ghost: float | None
     filled: bool
     tip: str
-
-    @property
-    def short(self) -> str:
-        """The label in the room there is."""
-        return self.label if len(self.label) <= LETTERS else f"{self.label[: LETTERS - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -113,13 +108,14 @@ class DotsSection(Custom):
 def figure_dots(comparison: Comparison) -> dict[str, Dots]:
     """By figure a picture, a row a run: after the edits with its interval, before as a ring. Headline figures first."""
     found = {}
+    names = shortened([line.label for line in comparison.entries], LETTERS)
     for figure in _ordered(comparison):
         dots = []
         for line in comparison.entries:
             score = line.of(figure.name)
             if score is not None and score.after.value is not None:
                 before = None if score.before.value is None else _scale(score.before.value, figure)
-                dots.append(_dot(line.label, score.after, figure, before, True, f"n = {score.after.n}"))
+                dots.append(_dot([line.label], names, score.after, figure, before, True, f"n = {score.after.n}"))
         if dots:
             name = figure_name(figure, comparison.figures)
             better = {True: "more is better", False: "less is better", None: ""}[figure.higher]
@@ -133,11 +129,13 @@ def figure_dots(comparison: Comparison) -> dict[str, Dots]:
 def difference_dots(comparison: Comparison) -> dict[str, Dots]:
     """By figure a picture, a row a pair of runs: first less second with its interval, filled where significant."""
     found = {}
+    names = shortened([line.label for line in comparison.entries], (LETTERS - len(LESS)) // 2)
     for figure in _ordered(comparison):
         name = figure_name(figure, comparison.figures)
         dots = [
             _dot(
-                f"{pair.first} − {pair.second}",
+                [pair.first, pair.second],
+                names,
                 pair.difference,
                 figure,
                 None,
@@ -169,9 +167,18 @@ def _scale(value: float, figure: Figure) -> float:
 
 
 def _dot(
-    label: str, found: Estimate, figure: Figure, ghost: float | None, filled: bool, told: str, *, signed: bool = False
+    of: Sequence[str],
+    names: Mapping[str, str],
+    found: Estimate,
+    figure: Figure,
+    ghost: float | None,
+    filled: bool,
+    told: str,
+    *,
+    signed: bool = False,
 ) -> Dot:
+    """The row of a run, or of two. names: the runs' labels in the room there is; the tip has them whole."""
     assert found.value is not None
     ends = [None if end is None else _scale(end, figure) for end in (found.low, found.high)]
-    tip = f"{label}: {estimated(found, figure, signed=signed)}, {told}"
-    return Dot(label, _scale(found.value, figure), ends[0], ends[1], ghost, filled, tip)
+    tip = f"{LESS.join(of)}: {estimated(found, figure, signed=signed)}, {told}"
+    return Dot(LESS.join(names[one] for one in of), _scale(found.value, figure), ends[0], ends[1], ghost, filled, tip)

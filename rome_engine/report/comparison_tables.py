@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from rome_engine.bench.anchors import COUNTERFACT, FIGURES
+from rome_engine.bench.anchors import COUNTERFACT, FIGURES, is_counterfact
 from rome_engine.bench.comparison import Comparison
 from rome_engine.bench.figures import base
 from rome_engine.bench.leaderboard import Entry
 from rome_engine.bench.retention import Retention
 from rome_engine.report.comparison_words import (
+    LESS,
     bounds,
     effect_size,
     estimated,
@@ -39,17 +40,26 @@ def leaderboard(comparison: Comparison) -> Table:
         rows.append([line.label, line.method, *values, line.done, line.total, line.failed, _seconds(line)])
     named = [f"{figure_name(figure, several)} {unit(figure)}".strip() for figure in shown]
     note = "n: records done, of all that the run has. s: seconds a record."
+    others = ", ".join(figure_name(figure, several) for figure in several if figure not in shown)
+    if others:
+        note += f" Further figures, which a saved page has and compare shows with --figure NAME: {others}."
     return Table("Leaderboard", ("Run", "Method", *named, "n", "of", "Failed", "s"), rows, note)
 
 
 def published(comparison: Comparison) -> Table | None:
-    """Published results, where the runs have such figures: other models, other protocols, no part of the ranking."""
-    if not {base(figure.name) for figure in comparison.figures} & {name.lower() for name in FIGURES}:
+    """Published results, where the runs are of CounterFact: other models and protocols, no part of the ranking."""
+    data = next(iter(comparison.about.values()))["configuration"]["data"]
+    measured = {base(figure.name) for figure in comparison.figures} & {name.lower() for name in FIGURES}
+    if not (measured and is_counterfact(data)):
         return None
     rows: list[list[Cell]] = [
-        [anchor.label, *(str(anchor.figures[name]) for name in FIGURES), anchor.source] for anchor in COUNTERFACT
+        [anchor.label, *(anchor.figures[name] for name in FIGURES), anchor.source] for anchor in COUNTERFACT
     ]
-    note = "As printed, × 100. Other models, records and protocols than above: context, and no part of the ranking."
+    note = (
+        "As printed, × 100. Other models, records and protocols than above: context, and no part of the ranking. GE "
+        "and RS are on another scale than those measured here: they count the opening's tokens among a text's 100, and "
+        "RS weighs words by another corpus."
+    )
     return Table("Published results on CounterFact", ("Result", *FIGURES, "Source"), rows, note)
 
 
@@ -93,7 +103,7 @@ def differences(comparison: Comparison) -> Table | None:
     rows: list[list[Cell]] = [
         [
             figure_name(pair.figure, comparison.figures),
-            f"{pair.first} − {pair.second}",
+            f"{pair.first}{LESS}{pair.second}",
             MISSING if pair.difference.value is None else scaled(pair.difference.value, pair.figure, signed=True),
             bounds(pair.difference, pair.figure, signed=True),
             pair.n,
@@ -101,6 +111,7 @@ def differences(comparison: Comparison) -> Table | None:
             pair.test.name if pair.test else pair.difference.reason,
             p_value(pair.test.p if pair.test else None),
             p_value(pair.corrected),
+            pair.difference.how or pair.difference.reason,
             "; ".join(f"{count} {reason}" for reason, count in pair.left.items()),
         ]
         for pair in comparison.pairs
@@ -111,7 +122,7 @@ def differences(comparison: Comparison) -> Table | None:
         "mean difference by the differences' standard deviation; g: the first run's share of the discordant records "
         "(first only : second only) less one half."
     )
-    columns = ("Figure", "Runs", "Difference", "95 %", "n", "Size", "Test", "p", "p (Holm)", "Left out")
+    columns = ("Figure", "Runs", "Difference", "95 %", "n", "Size", "Test", "p", "p (Holm)", "Interval", "Left out")
     return Table("Differences, paired by record", columns, rows, note)
 
 
@@ -125,7 +136,7 @@ def disagreements(comparison: Comparison) -> Table | None:
     rows: list[list[Cell]] = [
         [
             figure_name(pair.figure, comparison.figures),
-            f"{pair.first} − {pair.second}",
+            f"{pair.first}{LESS}{pair.second}",
             one.id,
             *(scaled(value, pair.figure) for value in (one.first, one.second)),
             scaled(one.difference, pair.figure, signed=True),

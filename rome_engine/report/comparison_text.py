@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -14,6 +19,10 @@ from rome_engine.report.comparison_words import caption
 from rome_engine.report.page import Table
 from rome_engine.report.views import cell_text
 
+KEYS = ("Figure", "Run", "Runs")
+"""Columns that say what a line is of."""
+GAP = 2
+"""Between two columns."""
 SPECIAL = "\\`*_{}[]<>|#~"
 
 
@@ -26,7 +35,7 @@ def comparison_text(comparison: Comparison) -> RenderableType:
     ]
     for table in shown:
         if table is not None:
-            parts += ["", Text(table.heading, "bold"), _grid(table)]
+            parts += ["", Text(table.heading, "bold"), _Fitting(table)]
             parts += [Text(table.note, "dim")] if table.note else []
     return Group(*parts)
 
@@ -51,14 +60,46 @@ def _matrices(comparison: Comparison) -> list[Table]:
     return [tables.retention_table(comparison, one) for one in retained(comparison)]
 
 
-def _grid(table: Table) -> Grid:
-    """As Rich shows it: intervals go below their values, so that more figures fit, and what a line is of is whole."""
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in table.columns:
-        grid.add_column(Text(column), overflow="fold", no_wrap=column == "Run")
-    for row in table.rows:
-        grid.add_row(*(Text(cell_text(value).replace(" [", "\n[")) for value in row))
-    return grid
+@dataclass(frozen=True)
+class _Fitting:
+    """A table as Rich shows it, no word or number broken: columns that do not fit follow below, with what they are of.
+
+    Intervals go below their values, so that more figures fit.
+    """
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Grid]:
+        head = self.table.columns
+        rows = [[cell_text(value).replace(" [", "\n[") for value in row] for row in self.table.rows]
+        columns = [[name, *(row[place] for row in rows)] for place, name in enumerate(head)]
+        least = [min(_widest(column, r"[ \n]"), options.max_width // 2) for column in columns]
+        shown = [place for place in range(len(head)) if any(row[place] for row in rows)]
+        for part in _parts(least, shown, [place for place in shown if head[place] in KEYS], options.max_width):
+            grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+            room = options.max_width - sum(least[place] + GAP for place in part)
+            for place in part:
+                more = min(room, max(0, _widest(columns[place], r"\n") - least[place]))
+                room -= more
+                grid.add_column(Text(head[place]), overflow="fold", width=least[place] + more)
+            for row in rows:
+                grid.add_row(*(Text(row[place]) for place in part))
+            yield grid
+
+
+def _widest(texts: Sequence[str], between: str) -> int:
+    return max(cell_len(piece) for text in texts for piece in re.split(between, text))
+
+
+def _parts(least: Sequence[int], shown: Sequence[int], keys: Sequence[int], width: int) -> list[list[int]]:
+    """The columns in groups that fit, each with the keys before it, or with the first column."""
+    keys = keys or shown[:1]
+    found: list[list[int]] = []
+    for place in (place for place in shown if place not in keys):
+        if not found or sum(least[other] + GAP for other in (*found[-1], place)) > width:
+            found.append([*keys])
+        found[-1].append(place)
+    return found
 
 
 def _markdown(table: Table) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 from rome_engine.bench.comparison import Comparison
 from rome_engine.bench.figures import Figure, base
@@ -12,12 +14,15 @@ from rome_engine.report.reading import MISSING, number
 
 BLANK = "\u00a0"
 """Does not break, so that an interval stays on one line."""
+LESS = " − "
 SHORT = 2
 """Names of so many letters are the field's initials: ES, NM, S."""
-HEADLINE = ("s", "es", "ps", "ns", "free_em")
+HEADLINE = ("s", "es", "ps", "ns", "free_em", "multihop", "singlehop", "portability")
 """Where the model answers freely much less succeeds (Yang et al. 2025): that figure stands beside the forced ones."""
-COLUMNS = 5
-"""Of figures in the leaderboard."""
+WITHOUT_S = ("zsre_efficacy", "zsre_paraphrase", "zsre_specificity", "locality", "free_pem")
+"""What sets are about that have no neighbourhood and so no S."""
+FEW, COLUMNS = 5, 8
+"""So few figures all stand in the leaderboard, and so many at most."""
 
 
 def figure_name(figure: Figure, among: Sequence[Figure]) -> str:
@@ -29,11 +34,35 @@ def figure_name(figure: Figure, among: Sequence[Figure]) -> str:
 
 
 def headline(comparison: Comparison) -> list[Figure]:
-    """The figures of the leaderboard: all where they are few, else those of HEADLINE or, without these, the first."""
-    if len(comparison.figures) <= COLUMNS:
+    """The figures of the leaderboard: all where they are few, else those that a set is about or, without, the first."""
+    if len(comparison.figures) <= FEW:
         return list(comparison.figures)
-    found = [one for one in comparison.figures if base(one.name) in HEADLINE]
-    return found or list(comparison.figures[:COLUMNS])
+    bases = {base(one.name) for one in comparison.figures}
+    order = HEADLINE if "s" in bases else (*HEADLINE, *WITHOUT_S)
+    found = [one for name in order for one in comparison.figures if base(one.name) == name]
+    return (found or list(comparison.figures))[:COLUMNS]
+
+
+def shortened(names: Sequence[str], letters: int) -> dict[str, str]:
+    """Names in so many letters: of those that are too long what all begin and end with goes first, then the middle."""
+    found = {name: name for name in names}
+    longer = [name for name in names if len(name) > letters]
+    head, tail = _shared(longer), _shared([name[::-1] for name in longer])
+    tail = min([tail, *(len(name) - head for name in longer)])
+    for name in longer:
+        own = name[head : len(name) - tail]
+        own = f"{'…' * bool(head)}{own}{'…' * bool(tail)}"
+        kept = letters - 1
+        found[name] = own if len(own) <= letters else f"{own[: kept - kept // 2]}…{own[len(own) - kept // 2 :]}"
+    return found
+
+
+def _shared(names: Sequence[str]) -> int:
+    """How many letters several names begin with, in whole words."""
+    if len(names) < 2:
+        return 0
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return len(re.sub(r"[^-_/. ]*$", "", "".join(letters[0] for letters in same)))
 
 
 def scaled(value: float, figure: Figure, *, signed: bool = False) -> str:
@@ -70,7 +99,7 @@ def p_value(p: float | None) -> str:
     """A p value; a very small one as a bound."""
     if p is None:
         return MISSING
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return f"<{BLANK}0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def effect_size(pair: Pair) -> str:
@@ -89,9 +118,14 @@ def caption(comparison: Comparison) -> list[str]:
     data = first["configuration"]["data"]
     source = data.get("name") or f"data {str(data['sha256'])[:12]}…"
     return [
-        f"{several} run{'' if several == 1 else 's'} on {source}. Metrics: "
-        f"{', '.join(one.name for one in comparison.figures)}.",
+        f"{several} run{'' if several == 1 else 's'} on {source}. {_measured(comparison)}",
         f"Intervals are 95 %: BCa bootstrap over records ({RESAMPLES} draws, seed {comparison.seed}); where every "
-        "record succeeds, or none does, Clopper and Pearson's. Before is the untouched model on the same records.",
+        "record succeeds, or none does, Clopper and Pearson's; of differences of figures of 0 and 1, Newcombe's for "
+        "paired shares. Before is the untouched model on the records that the run has done.",
         *comparison.notes,
     ]
+
+
+def _measured(comparison: Comparison) -> str:
+    names = ", ".join(one.name for one in comparison.figures)
+    return f"Metrics: {names}." if names else "No record has a figure."

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+LONG = 24
+"""A word of more letters may be broken."""
+
+
 @dataclass(frozen=True)
 class Text:
     """Running text under a heading."""
@@ -150,7 +154,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cell": cell_text, "numeric_columns": _numeric_columns, "number": number}
+    environment.filters |= {"cell": cell_text, "long": _long, "numeric_columns": _numeric_columns, "number": number}
     return environment
 
 
@@ -163,6 +167,11 @@ def _numeric_columns(table: Table) -> list[bool]:
     """Which columns hold numbers, or nothing, in every row."""
     kinds = [{type(row[place]) for row in table.rows} - {type(None)} for place in range(len(table.columns))]
     return [bool(kind) and kind <= {int, float} for kind in kinds]
+
+
+def _long(value: object) -> bool:
+    """Whether a cell has a word that may be broken, such as a hash; names of figures and intervals are whole."""
+    return any(len(word) > LONG for word in cell_text(value).split(" "))
 
 
 def embedded(value: Any) -> str:

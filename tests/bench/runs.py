@@ -29,6 +29,7 @@ def build_run(
     total: int | None = None,
     data: str = "d" * 64,
     weights: str = "w" * 64,
+    source: str | None = None,
     **configuration: Any,
 ) -> Run:
     """A run of records "0", "1", … with these figures, or of the rows given."""
@@ -36,7 +37,7 @@ def build_run(
     made += [row(str(place), figures, BEFORE, position=place) for place, figures in enumerate(before)]
     return Run(
         path=Path(f"{name}.sqlite"),
-        configuration={"method": name, "data": {"sha256": data}, "protocol": "single", **configuration},
+        configuration={"method": name, "data": {"sha256": data, "name": source}, "protocol": "single", **configuration},
         environment={"weights": weights, "dtype": "float32"},
         rows=(*made, *rows),
         general={},
@@ -58,7 +59,7 @@ def counterfact(name: str, seed: int, records: int = 40, success: float = 0.9, *
         }
 
     after = [figures(success) for _ in range(records)]
-    return build_run(name, after, [figures(0.15) for _ in range(records)], **more)
+    return build_run(name, after, [figures(0.15) for _ in range(records)], source="counterfact.json", **more)
 
 
 def sequential(name: str, batches: int = 4, each: int = 6, loss: float = 0.1) -> Run:

@@ -109,6 +109,16 @@ def test_runs_without_a_common_record_have_no_difference() -> None:
     assert one.first_value is None and one.effect is None
 
 
+def test_the_interval_of_shares_is_no_finding_where_the_test_finds_nothing() -> None:
+    first = build_run("first", [{"es@1": 1.0, "kl@1": 0.1}] * 500)
+    second = build_run("second", [{"es@1": float(place > 2), "kl@1": 0.1 + 0.01 * place} for place in range(500)])
+    found = compare([first, second])
+    one = pair(found, "es@1")
+    assert one.test is not None and one.test.p == 0.25 and one.difference.how == "Newcombe, paired"
+    assert one.difference.low is not None and one.difference.low < 0
+    assert pair(found, "kl@1").difference.how == "BCa bootstrap"
+
+
 def test_p_values_are_corrected_over_all_tests() -> None:
     runs = [counterfact(name, seed, 60, chance) for name, seed, chance in (("a", 1, 0.9), ("b", 2, 0.7), ("c", 3, 0.9))]
     every, one = compare(runs), compare(runs[:2], figures=["es"])
@@ -125,6 +135,29 @@ def test_different_data_are_refused_and_different_models_are_told() -> None:
     told = compare([first, counterfact("second", 2, weights="x" * 64)]).notes
     assert any("differ in the model" in note for note in told)
     assert not compare([first, counterfact("second", 2)]).notes
+
+
+def test_runs_of_different_records_are_told() -> None:
+    first, second = counterfact("first", 1, 20), counterfact("second", 2, 20)
+    moved = [replace(row, id=f"{int(row.id) + 15}") for row in second.rows]
+    apart = [replace(row, id=f"q{row.id}") for row in second.rows]
+    (note,) = compare([first, replace(second, rows=tuple(moved))]).notes
+    assert "different records (first 20, second 20): 5 are common to all" in note and "not paired" in note
+    (note,) = compare([first, replace(second, rows=tuple(apart))]).notes
+    assert "none are common to all" in note
+
+
+def test_what_computed_the_runs_and_their_second_moments_are_compared() -> None:
+    first = counterfact("first", 1, 20, moments={"5": "a" * 64, "6": "b" * 64})
+    there = replace(first, environment={**first.environment, "torch": "2.1", "threads": 1})
+    second = counterfact("second", 2, 20, moments={"5": "a" * 64, "7": "c" * 64})
+    assert not compare([there, second]).notes  # other layers, and nothing recorded
+    other = replace(second, environment={**second.environment, "torch": "2.2", "threads": 1})
+    (note,) = compare([there, other]).notes
+    assert "differ in the version of torch" in note
+    changed = counterfact("second", 2, 20, moments={"5": "d" * 64})
+    (note,) = compare([first, changed]).notes
+    assert "different second moments" in note
 
 
 def test_other_versions_of_a_metric_are_no_partners() -> None:

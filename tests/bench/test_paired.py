@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from rome_engine.bench.paired import EXACT, SHUFFLES, effect, holm, mcnemar, paired_test, permutation
+from rome_engine.bench.paired import EXACT, SHUFFLES, effect, holm, mcnemar, newcombe, paired_test, permutation
 from rome_engine.bench.statistics import Array, harmonic
 
 
@@ -111,3 +111,48 @@ def test_holm_by_hand() -> None:
     # Sorted .01, .02, .03, .04 times 4, 3, 2, 1: .04, .06, .06, .04, and no one less than the one before.
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
+
+
+def table(both: int, ahead: int, behind: int, neither: int) -> tuple[Array, Array]:
+    counts = (both, ahead, behind, neither)
+    return tuple(np.repeat(side, counts).astype(np.float64)[:, None] for side in ((1, 1, 0, 0), (1, 0, 1, 0)))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((59, 6, 16, 80), -0.1186, -0.0046),  # Cavo et al. 2012, in Fagerland, Lydersen & Laake 2017, chapter 8
+        ((1, 1, 7, 12), -0.507, -0.026),  # Bentur et al. 2009, in Fagerland, Lydersen & Laake 2014
+        ((14, 5, 0, 22), 0.011, 0.226),  # Altman et al. 2000, Statistics with Confidence, table 6.2
+    ],
+)
+def test_intervals_of_paired_shares_are_the_published_ones(
+    counts: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    first, second = table(*counts)
+    assert newcombe(first, second) == pytest.approx((low, high), abs=6e-4)
+    assert newcombe(second, first) == pytest.approx((-high, -low), abs=6e-4)
+
+
+def test_intervals_of_paired_shares_hold_the_truth_as_often_as_they_say() -> None:
+    """Every table of 20 records, each with its chance."""
+    n = 20
+    for chances in ((0.6, 0.2, 0.1, 0.1), (0.3, 0.2, 0.2, 0.3), (0.85, 0.12, 0.01, 0.02)):
+        held = 0.0
+        for both, ahead, behind in product(range(n + 1), repeat=3):
+            neither = n - both - ahead - behind
+            if neither < 0:
+                continue
+            ways = comb(n, both) * comb(n - both, ahead) * comb(n - both - ahead, behind)
+            chance = ways * float(np.prod(np.power(chances, (both, ahead, behind, neither))))
+            if chance > 1e-6:
+                low, high = newcombe(*table(both, ahead, behind, neither))
+                held += chance * (low <= chances[1] - chances[2] <= high)
+        assert 0.93 <= held <= 0.995, (chances, held)
+
+
+@pytest.mark.parametrize(("records", "differ"), [(40, 3), (500, 3), (500, 4)])
+def test_few_records_that_differ_are_no_finding(records: int, differ: int) -> None:
+    first, second = table(records - differ, differ, 0, 0)
+    low, high = newcombe(first, second)
+    assert low < 0 < differ / records < high and mcnemar(first, second).p > 0.05

@@ -92,6 +92,14 @@ def test_other_figures_that_never_vary_have_no_interval_and_say_why() -> None:
         assert found.value is not None and not found.known and "same value" in str(found.reason)
 
 
+def test_what_no_draw_changes_has_no_interval_and_says_why() -> None:
+    random = np.random.default_rng(5)
+    values = np.stack([random.random(50) < 0.8, np.zeros(50), random.random(50) < 0.7], axis=1).astype(np.float64)
+    found = estimate(values, harmonic, share=True)
+    assert found.value == 0.0 and not found.known and found.how is None
+    assert found.reason == "whichever records are drawn, it is the same"
+
+
 def test_harmonic_means() -> None:
     means = np.array([[1.0, 0.5, 0.25], [0.9, 0.0, 0.9], [0.5, 0.5, 0.5]])
     np.testing.assert_allclose(harmonic(means), [3 / 7, 0.0, 0.5])

@@ -211,7 +211,7 @@ def test_a_second_process_on_a_run_is_refused(cli: Cli, options: list[object], h
     child.start()
     assert ours.recv() == "open"
     refused(cli(*options, "--run", "r.sqlite"), "another process is using the benchmark run r.sqlite", "--run")
-    refused(cli("compare", "r.sqlite"), "another process is using the benchmark run r.sqlite: wait for it")
+    refused(cli("compare", "r.sqlite"), "r.sqlite is being written by a benchmark that is going on: wait for it")
     ours.send("end")
     child.join(60)
     assert child.exitcode == 0

@@ -9,7 +9,7 @@ import pytest
 
 from rome_engine.bench.run import Run
 from rome_engine.bench.run_file import RunFile
-from tests.bench.runs import counterfact, sequential
+from tests.bench.runs import build_run, counterfact, sequential
 from tests.cli.conftest import Cli, refused
 
 
@@ -50,6 +50,25 @@ def test_figures_checkpoints_and_seeds_are_chosen(cli: Cli, here: Path) -> None:
     record = cli("compare", path, "--figure", "ES", "--checkpoint", 1, "--seed", 5, "--json").record
     assert [one["name"] for one in record["figures"]] == ["es@1"] and record["seed"] == 5
     assert record["entries"][0]["checkpoint"] == 1 and len(record["retention"]) == 1
+
+
+def test_a_run_that_is_going_on_is_refused_and_its_copy_is_read(cli: Cli, here: Path) -> None:
+    run = counterfact("going", 1, 20, total=30)
+    with RunFile(run.path) as file:
+        file.begin(run.configuration, run.environment, run.total)
+        file.keep(run.rows, run.general)
+        refused(cli("compare", run.path), "going.sqlite is being written", "going.sqlite-wal", "wait")
+        for name in ("going.sqlite", "going.sqlite-wal"):
+            Path(name.replace("going", "copy")).write_bytes(Path(name).read_bytes())
+    record = cli("compare", "copy.sqlite", "--json").record
+    assert (record["entries"][0]["done"], record["entries"][0]["waiting"]) == (20, 10)
+
+
+def test_pictures_of_nothing_are_refused(cli: Cli, here: Path) -> None:
+    path = kept(build_run("allbad", [None] * 3))
+    for name in ("x.svg", "x.csv"):
+        refused(cli("compare", path, "--out", name), name, "no record has a figure")
+        assert not Path(name).exists()
 
 
 def test_mistakes_are_one_line(cli: Cli, runs: list[Path]) -> None:

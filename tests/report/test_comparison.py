@@ -14,14 +14,15 @@ from rich.console import Console
 
 from rome_engine.bench.anchors import COUNTERFACT
 from rome_engine.bench.comparison import Comparison, compare
-from rome_engine.errors import StorageError
-from rome_engine.report.comparison_dots import Drawing, difference_dots, figure_dots
+from rome_engine.bench.datasets.sources import SOURCES
+from rome_engine.errors import BenchError, StorageError
+from rome_engine.report.comparison_dots import LETTERS, Drawing, difference_dots, figure_dots
 from rome_engine.report.comparison_page import comparison_page
 from rome_engine.report.comparison_retention import STEPS, retention_curves, retention_section
 from rome_engine.report.comparison_saving import COMPARISON_SUFFIXES, save_comparison
 from rome_engine.report.comparison_tables import disagreements, every_figure, leaderboard, published
 from rome_engine.report.comparison_text import comparison_markdown, comparison_text
-from rome_engine.report.comparison_words import bounds
+from rome_engine.report.comparison_words import bounds, shortened
 from rome_engine.report.ticks import round_ticks
 from tests.bench.runs import build_run, counterfact, sequential
 
@@ -36,11 +37,15 @@ def streams() -> Comparison:
     return compare([sequential("history", loss=0.0), sequential("plain", batches=3, loss=0.2)], figures=["s", "es"])
 
 
-def text(found: Comparison) -> str:
-    console = Console(width=200, no_color=True)
+def text(found: Comparison, width: int = 200) -> str:
+    return " ".join(shown(found, width).split())
+
+
+def shown(found: Comparison, width: int) -> str:
+    console = Console(width=width, no_color=True)
     with console.capture() as captured:
         console.print(comparison_text(found))
-    return " ".join(captured.get().replace("\u00a0", " ").split())
+    return captured.get().replace("\u00a0", " ")
 
 
 def test_the_leaderboard_has_every_figure_with_its_interval_and_n(single: Comparison) -> None:
@@ -63,13 +68,45 @@ def test_of_many_figures_free_answers_stand_beside_forced_ones() -> None:
     assert columns[2:7] == ("S %", "ES %", "PS %", "NS %", "free_em %")
 
 
+@pytest.mark.parametrize(
+    ("measured", "about"),
+    [
+        ("ea free_em free_begins em multihop multihop_begins singlehop es", "ES free_em multihop singlehop"),
+        (
+            "ea pa free_em kl locality em portability es ps zsre_efficacy zsre_paraphrase zsre_specificity",
+            "ES PS free_em portability zsre_efficacy zsre_paraphrase zsre_specificity locality",
+        ),
+        ("ea free_em kl locality portability zsre_efficacy", "free_em portability zsre_efficacy locality"),
+        ("ea pa free_em free_begins free_pem kl locality", "free_em locality free_pem"),
+        ("ea pa na kl em pm nm ge rs", "EA PA NA KL EM PM NM GE"),
+    ],
+    ids=["mquake", "zsre", "knowedit", "qaedit", "others"],
+)
+def test_the_leaderboard_shows_what_a_set_is_about_and_names_the_others(measured: str, about: str) -> None:
+    names = measured.split()
+    run = build_run("one", [dict.fromkeys((f"{name}@1" for name in names), 0.5)] * 3, metrics=names)
+    table = leaderboard(compare([run]))
+    assert [column.split()[0] for column in table.columns[2:-4]] == about.split()
+    assert table.note is not None
+    told = {name.lower() for name in table.note.rpartition(": ")[2].rstrip(".").split(", ")}
+    assert told == set(names) - set(about.lower().split())
+
+
 def test_published_results_are_marked_and_in_no_ranking(single: Comparison) -> None:
     table = published(single)
     assert table is not None and len(table.rows) == len(COUNTERFACT) == 5
     assert table.rows[0][:4] == ["published: ROME, GPT-2 XL, single edits", "100.0", "96.4", "75.4"]
     assert all("published" not in str(row) for row in leaderboard(single).rows)
     assert "no part of the ranking" in str(table.note)
-    assert published(compare([build_run("one", [{"kl@1": 0.1}] * 2)])) is None
+    assert "98.90" in table.rows[3] and "another scale" in str(table.note)
+    values = [{"es@1": 1.0}] * 2
+    assert published(compare([build_run("one", values, source="counterfact_500.json")])) is not None
+    (official,) = SOURCES["counterfact"].files
+    assert official.sha256 is not None
+    assert published(compare([build_run("one", values, data=official.sha256, source="mine.json")])) is not None
+    for other in ("mquake.json", "zsre_1037.json", "wiki_counterfact.json", None):
+        assert published(compare([build_run("one", values, source=other)])) is None
+    assert published(compare([build_run("one", [{"kl@1": 0.1}] * 2, source="counterfact.json")])) is None
 
 
 def test_the_terminal_and_markdown_tell_the_same(single: Comparison) -> None:
@@ -118,6 +155,44 @@ def test_dots_and_whiskers_stand_where_the_numbers_are(single: Comparison) -> No
     assert all(one.limits[0] <= 0 <= one.limits[1] for one in away.values())
 
 
+LONG = ("bench-counterfact-r-rome-single", "bench-counterfact-memit-single", "ft")
+
+
+@pytest.fixture(scope="module")
+def long() -> Comparison:
+    return compare([counterfact(name, seed, 30) for seed, name in enumerate(LONG)])
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_nothing_is_broken_within_words_in_a_narrow_terminal(long: Comparison, width: int) -> None:
+    lines = shown(long, width).splitlines()
+    assert max(map(len, lines)) <= width
+    whole = " ".join(lines).split(" ")
+    for word in ("Difference", "Failed", "McNemar,", *LONG):
+        assert word in whole, word
+    reaches = {bounds(score.after, score.figure) for line in long.entries for score in line.scores[:4]}
+    reaches |= {bounds(pair.difference, pair.figure, signed=True) for pair in long.pairs}
+    for reach in reaches:
+        assert any(reach.replace("\u00a0", " ") in line for line in lines), reach
+
+
+def test_labels_of_pictures_fit_and_are_told_apart(long: Comparison) -> None:
+    for pictures in (figure_dots(long), difference_dots(long)):
+        labels = [dot.short for dot in pictures["es@1"].dots]
+        assert max(map(len, labels)) <= LETTERS and len(set(labels)) == len(labels)
+        assert all(any(name in dot.tip for name in LONG) for dot in pictures["es@1"].dots)
+    assert {"…r-rome… − …memit…", "…memit… − ft"} & set(labels)
+    assert shortened(["abcdefghij"], 7) == {"abcdefghij": "abc…hij"}
+    assert shortened(["r-rome", "ft"], 12) == {"r-rome": "r-rome", "ft": "ft"}
+
+
+def test_a_page_breaks_no_interval(single: Comparison) -> None:
+    html = comparison_page(single)
+    assert "td.long, details td { overflow-wrap: anywhere; }" in html and html.count("overflow-wrap: anywhere") == 3
+    broken = re.findall(r'<td class="long">(.*?)</td>', html)
+    assert broken and not any("[" in cell and "sha256" not in cell for cell in broken)
+
+
 def test_lines_and_colours_of_retention(streams: Comparison) -> None:
     curves = retention_curves(streams)
     assert [[line.name for line in one.curves] for one in curves] == [["history", "plain"]] * 2
@@ -159,6 +234,22 @@ def test_every_format_is_written(single: Comparison, tmp_path: Path, suffix: str
             rows = list(csv.DictReader(file))
         assert len(rows) == len(single.rows())
         assert json.loads((tmp_path / "c.csv.json").read_text())["pairs"]
+
+
+@pytest.mark.parametrize("before", [(), ({"es@1": 0.0},) * 3])
+def test_runs_in_which_nothing_succeeded(before: tuple[dict[str, float], ...], tmp_path: Path) -> None:
+    found = compare([build_run("one", [None] * 3, before)])
+    for suffix in COMPARISON_SUFFIXES:
+        path = tmp_path / f"c{suffix}"
+        if suffix in (".html", ".md", ".json"):
+            save_comparison(found, path)
+            assert "a key is not finite" in path.read_text()
+        else:
+            with pytest.raises(BenchError, match=rf"nothing to show in .*c\{suffix}, no record has a figure"):
+                save_comparison(found, path)
+    said = text(found)
+    assert "a key is not finite" in said and "Metrics: ." not in said
+    assert ("No record has a figure." in said) == (not before)
 
 
 def test_another_suffix_is_refused(single: Comparison, tmp_path: Path) -> None:
