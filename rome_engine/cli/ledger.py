@@ -182,6 +182,8 @@ def export(
 ) -> None:
     """Write the model with all of a ledger's edits, for plain transformers."""
     output.check_free(merged)
+    from transformers.utils.logging import disable_progress_bar
+
     from rome_engine.bench import effects
     from rome_engine.edit import Checkup
     from rome_engine.edit.combined import combined
@@ -201,6 +203,7 @@ def export(
         with output.progress("asking the edited model") as tick:
             after = before.now(loaded, tick)
         with output.stderr().status("writing the edited model"):
+            disable_progress_bar()  # transformers' own, one line of noise a file
             card = edit_card(whole, after, checkup.now(*edits))
             save_model(loaded, merged, card=card)
     output.written(merged)

@@ -68,7 +68,8 @@ def test_batches_are_kept_taken_out_and_exported(
     assert [edit["name"] for edit in moved["edits"]] == ["moves-0003", "moves-0001", "moves-0002"]
     left = cli("ledger", "remove", folder, "moves-0001", "--keep-values", *model)
     assert left.code == 0 and "moves-0002" in left.out and "moves-0001" not in left.out
-    assert cli("ledger", "export", folder, tmp_path / "whole", *model).code == 0
+    exported = cli("ledger", "export", folder, tmp_path / "whole", *model)
+    assert exported.code == 0 and exported.err.startswith("written: ") and exported.err.count("\n") == 1
     edited = LanguageModel(hf.AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), tiny.tokenizer())
     page = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     assert edited.weight_hash() == page["weights"] != page["base"]
