@@ -72,7 +72,11 @@ class Asking:
     def after(self, model: LanguageModel, edit: Edit, progress: Progress | None = None) -> list[Effect]:
         """The same with the edit, which is taken out again. Raises NotFiniteError where it broke the numbers."""
         with edit.applied(model):
-            answers = _answers(model, self.facts, self.olds, self.texts, progress)
+            return self.now(model, progress)
+
+    def now(self, model: LanguageModel, progress: Progress | None = None) -> list[Effect]:
+        """The same on the model as it is now, with the edit in force. Raises NotFiniteError."""
+        answers = _answers(model, self.facts, self.olds, self.texts, progress)
         found = zip(self.facts, self.olds, self.texts, self.answers, answers, strict=True)
         return [Effect(fact, old, _told(texts, first, then)) for fact, old, texts, first, then in found]
 

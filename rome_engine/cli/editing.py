@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rome_engine.model.language_model import LanguageModel
     from rome_engine.stats import SecondMoment
 
-_GUARD = "Guards"
+GUARDS = "Guards"
 
 Layer = Annotated[
     int | None,
@@ -42,7 +42,7 @@ Guard = Annotated[
     Guarding,
     typer.Option(
         metavar="NAME",
-        rich_help_panel=_GUARD,
+        rich_help_panel=GUARDS,
         help="What happens where an edit damages the model (a text's perplexity rises, known answers are lost). "
         "rollback: nothing is written; refuse: nor where its numbers alone are suspicious; warn: it is said and goes "
         "on; off: nothing is measured.",
@@ -91,7 +91,11 @@ def settings(model: LanguageModel, method: str, layer: int | None, seed: int, gu
     """A method's settings with those of the options. Raises EditError."""
     from rome_engine.edit import editor
 
-    config = replace(editor(method).default(model, layer), seed=seed)
+    return guarded(replace(editor(method).default(model, layer), seed=seed), guard)
+
+
+def guarded(config: Any, guard: Guarding) -> Any:
+    """A method's settings with the policy of the option."""
     return replace(config, guard=replace(config.guard, policy="refuse" if guard == "refuse" else "warn"))
 
 
@@ -147,12 +151,21 @@ def checkup(model: LanguageModel, guard: Guarding) -> Checkup | None:
 
 def checked(checkup: Checkup | None, edit: Edit, guard: Guarding) -> Health | None:
     """The model's health with the edit. Raises EditError for a model that is damaged."""
+    return _checked(checkup, guard, lambda model: model.of(edit))
+
+
+def checked_now(checkup: Checkup | None, edits: Sequence[Edit], guard: Guarding) -> Health | None:
+    """As `checked`, with edits that are in force."""
+    return _checked(checkup, guard, lambda model: model.now(*edits))
+
+
+def _checked(checkup: Checkup | None, guard: Guarding, measure: Callable[[Checkup], Health]) -> Health | None:
     if checkup is None or guard == "off":
         return None
     from rome_engine.edit import Limits
 
     with output.stderr().status("measuring the edited model"):
-        health = checkup.of(edit)
+        health = measure(checkup)
     Limits(policy=guard).check(health)
     return health
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,15 +11,19 @@ import typer
 
 from rome_engine.cli import editing, options, output
 from rome_engine.cli.loading import Source, loads
-from rome_engine.errors import EditError
+from rome_engine.errors import EditError, RomeEngineError
 
 if TYPE_CHECKING:
+    from rome_engine.edit.edit import Edit
     from rome_engine.edit.ledger import Ledger
+    from rome_engine.edit.ledger_folder import Page
     from rome_engine.facts import Fact
     from rome_engine.model.language_model import LanguageModel
+    from rome_engine.stats import SecondMoment
 
 app = typer.Typer(cls=options.Group, help="Edit in batches, and keep, take out or move every one of them.")
 
+METHOD = "memit-history"
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the ledger is kept.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The edit's name, as `ledger list` shows it.")]
 KeepValues = Annotated[
@@ -32,6 +36,18 @@ KeepValues = Annotated[
     ),
 ]
 
+Guard = Annotated[
+    editing.Guarding,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=editing.GUARDS,
+        help="What happens where the edits of this call, measured together when the last is done, damage the model (a "
+        "text's perplexity rises, known answers are lost). rollback: all of them are taken out again; refuse: that "
+        "too, and no edit is made whose numbers alone are suspicious; warn: it is said and they stay; off: nothing is "
+        "measured. Edits that an interrupted call left are not measured.",
+    ),
+]
+
 
 @app.command("add", cls=options.Command)
 @loads()
@@ -41,7 +57,9 @@ def add(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the edits. Without it: that of the file.")
     ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="Method of a new ledger.")] = "memit-history",
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Method of a new ledger. Without it: {METHOD}.")
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Facts an edit. Without it: all of the file in one.")
     ] = None,
@@ -50,9 +68,15 @@ def add(
         bool, typer.Option("--skip-bad", metavar=options.FLAG, help="Leave out records that cannot be used.")
     ] = False,
     layer: editing.Layer = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", callback=options.checked_seed, help="Seed of what a new ledger draws at random. Without it: 0."
+        ),
+    ] = None,
     corpus: editing.Corpus = None,
     tokens: editing.Tokens = options.TOKENS,
+    guard: Guard = "rollback",
     model: Source = Source(),
     as_json: options.Json = False,
 ) -> None:
@@ -61,8 +85,17 @@ def add(
     Each edit is on the disk when it is done: a run that is killed loses the one it was at, and the same command goes on
     behind the last one.
     """
+    from rome_engine.edit.ledger import Ledger, closed_form
+    from rome_engine.edit.ledger_folder import PAGE, read_page
     from rome_engine.fact_files import check_usable, editable, read_facts
+    from rome_engine.stats import Corpus
 
+    page = read_page(folder) if (folder / PAGE).exists() else None
+    if page is not None:
+        _check_same(folder, page, method, layer, seed)
+    made_by = page.method if page is not None else method or METHOD
+    if corpus is not None:
+        Corpus(corpus)  # a mistake in it is said before the model is loaded
     file = editable(read_facts(facts))
     if not skip_bad:
         check_usable(file, "correct them, or give --skip-bad to leave them out")
@@ -70,29 +103,39 @@ def add(
     if not chosen:
         raise EditError(f"{file.name} has no facts that can be edited")
     batches = _batches(name or facts.stem, chosen, batch or len(chosen))
+    if closed_form(made_by).one_fact and any(len(part) > 1 for part in batches.values()):
+        raise EditError(f"{made_by} rewrites one fact at a time: give --batch 1")
     loaded = model.load()
-    with _opened(folder, loaded, corpus, tokens, method, layer, seed) as ledger:
-        kept = {entry.name: entry for entry in ledger.entries}
-        for label, part in batches.items():
-            if label in kept and kept[label].targets.facts != tuple(part):
-                raise EditError(f"the ledger has an edit {label!r} of other facts already: give another --name")
+    if page is None:
+        config = editing.settings(loaded, made_by, layer, seed or 0, guard)
+        moments = editing.collected(loaded, closed_form(made_by).layers(config), corpus, tokens)
+        opened = Ledger(loaded, made_by, moments, config, folder)
+    else:
+        opened = _opened(folder, loaded, None if corpus is None else _collected(page, loaded, corpus, tokens), guard)
+    with _kept(folder) as added, opened as ledger:
+        new = _missing(ledger, batches)
+        checkup = editing.checkup(loaded, guard) if new else None
+        before = len(ledger)
         with output.progress("editing") as tick:
-            for done, (label, part) in enumerate(batches.items()):
+            for done, (label, part) in enumerate(new.items(), len(batches) - len(new)):
                 tick(done, len(batches))
-                if label not in kept:
-                    ledger.add(label, part)
-        _report(ledger, folder, as_json)
+                added.append(ledger.add(label, part))
+        try:
+            health = editing.checked_now(checkup, added, guard)
+        except RomeEngineError:
+            ledger.truncate(before)
+            raise
+        _report(ledger, folder, as_json, health=None if health is None else health.to_dict())
+        if not as_json:
+            editing.show_health(health)
 
 
 @app.command("list", cls=options.Command)
 def show(folder: Folder, as_json: options.Json = False) -> None:
     """Show a ledger's edits in their order."""
-    from rome_engine.edit.edit import Edit
     from rome_engine.edit.ledger_folder import read_page
 
-    page = read_page(folder)
-    rows = [(name, Edit.load(folder / f"{file}.safetensors")) for name, file in page.files]
-    _print(folder, page.method, rows, as_json)
+    _print(folder, read_page(folder).method, _saved(folder), as_json)
 
 
 @app.command("remove", cls=options.Command)
@@ -139,41 +182,102 @@ def export(
 ) -> None:
     """Write the model with all of a ledger's edits, for plain transformers."""
     output.check_free(merged)
-    from rome_engine.edit.export import save_model
+    from transformers.utils.logging import disable_progress_bar
 
+    from rome_engine.bench import effects
+    from rome_engine.edit import Checkup
+    from rome_engine.edit.combined import combined
+    from rome_engine.edit.export import save_model
+    from rome_engine.facts import Fact
+    from rome_engine.report.card import edit_card
+
+    edits = [edit for _, edit in _saved(folder)]
+    whole = combined(edits)
+    facts = [Fact.from_dict(fact) for edit in edits for fact in edit.provenance.facts]
     loaded = model.load()
-    with _opened(folder, loaded), output.stderr().status("writing the edited model"):
-        save_model(loaded, merged)
+    with output.progress("asking the model") as tick:
+        before = effects.ask(loaded, facts, tick)
+    with output.stderr().status("measuring the model"):
+        checkup = Checkup(loaded)
+    with _opened(folder, loaded):
+        with output.progress("asking the edited model") as tick:
+            after = before.now(loaded, tick)
+        with output.stderr().status("writing the edited model"):
+            disable_progress_bar()  # transformers' own, one line of noise a file
+            card = edit_card(whole, after, checkup.now(*edits))
+            save_model(loaded, merged, card=card)
     output.written(merged)
 
 
-@contextmanager
+def _check_same(folder: Path, page: Page, method: str | None, layer: int | None, seed: int | None) -> None:
+    """Raises EditError for an option that is not as the ledger was made."""
+    made = {"method": page.method, "layer": max(page.moments, default=None), "seed": page.config.get("seed")}
+    for name, given in (("method", method), ("layer", layer), ("seed", seed)):
+        if given not in (None, made[name]):
+            raise EditError(
+                f"the ledger {folder} was made with the {name} {made[name]}, not {given}: leave --{name} out, or name "
+                "another folder"
+            )
+
+
+def _collected(page: Page, model: LanguageModel, corpus: Path, tokens: int) -> dict[int, SecondMoment]:
+    """The second moments that the ledger was made with; those that are gone are collected again.
+
+    Raises EditError where it was made with those of another text, WrongWeightsError.
+    """
+    from rome_engine.stats import Corpus, wanted_keys
+
+    page.check_base(model, model.weight_hash())
+    if wanted_keys(model, page.moments, Corpus(corpus), tokens=tokens) != page.moments:
+        raise EditError(
+            f"the ledger was not made with the statistics of {tokens} tokens of {corpus}: leave --corpus out, or give "
+            "--corpus and --tokens of then"
+        )
+    return editing.collected(model, list(page.moments), corpus, tokens)
+
+
 def _opened(
     folder: Path,
     model: LanguageModel,
-    corpus: Path | None = None,
-    tokens: int = options.TOKENS,
-    method: str = "",
-    layer: int | None = None,
-    seed: int = 0,
-) -> Iterator[Ledger]:
-    """The ledger, made where there is none and a method is named; with progress."""
-    from rome_engine.edit import editor
+    moments: Mapping[int, SecondMoment] | None = None,
+    guard: editing.Guarding = "warn",
+) -> Ledger:
     from rome_engine.edit.ledger import Ledger
-    from rome_engine.edit.ledger_folder import PAGE, read_page
 
-    if method and not (folder / PAGE).exists():
-        config = editing.settings(model, method, layer, seed, "warn")
-        moments = editing.collected(model, editor(method).layers(config), corpus, tokens)
-        with Ledger(model, method, moments, config, folder) as ledger:
-            yield ledger
-        return
-    page = read_page(folder)
-    moments = editing.collected(model, [int(at) for at in page.moments], corpus, tokens)
     with output.stderr().status("applying the ledger's edits"):
         ledger = Ledger.open(folder, model, moments)
-    with ledger:
-        yield ledger
+    ledger.config = editing.guarded(ledger.config, guard)
+    return ledger
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[list[Edit]]:
+    """A list for the edits that are on the disk; says after an interruption that they stay there."""
+    added: list[Edit] = []
+    try:
+        yield added
+    except KeyboardInterrupt as interrupt:
+        if not added:
+            raise
+        said = f"interrupted: the finished edits are kept in {folder}, and the same command goes on behind them"
+        raise typer.Exit(output.complain(said, 1, "")) from interrupt
+
+
+def _missing(ledger: Ledger, batches: Mapping[str, Sequence[Fact]]) -> dict[str, Sequence[Fact]]:
+    """The batches that the ledger has not. Raises EditError for a name of other facts."""
+    kept = {entry.name: entry.targets.facts for entry in ledger.entries}
+    for label, part in batches.items():
+        if kept.get(label, tuple(part)) != tuple(part):
+            raise EditError(f"the ledger has an edit {label!r} of other facts already: give another --name")
+    return {label: part for label, part in batches.items() if label not in kept}
+
+
+def _saved(folder: Path) -> list[tuple[str, Edit]]:
+    """The edits in their order, by name."""
+    from rome_engine.edit.edit import Edit
+    from rome_engine.edit.ledger_folder import read_page
+
+    return [(name, Edit.load(folder / f"{file}.safetensors")) for name, file in read_page(folder).files]
 
 
 def _batches(name: str, facts: Sequence[Fact], size: int) -> dict[str, Sequence[Fact]]:
@@ -183,11 +287,11 @@ def _batches(name: str, facts: Sequence[Fact], size: int) -> dict[str, Sequence[
     return {f"{name}-{number:04d}": part for number, part in enumerate(parts, 1)}
 
 
-def _report(ledger: Ledger, folder: Path, as_json: bool) -> None:
-    _print(folder, ledger.method, [(entry.name, entry.edit) for entry in ledger.entries], as_json)
+def _report(ledger: Ledger, folder: Path, as_json: bool, **more: Any) -> None:
+    _print(folder, ledger.method, [(entry.name, entry.edit) for entry in ledger.entries], as_json, **more)
 
 
-def _print(folder: Path, method: str, rows: Sequence[tuple[str, Any]], as_json: bool) -> None:
+def _print(folder: Path, method: str, rows: Sequence[tuple[str, Any]], as_json: bool, **more: Any) -> None:
     described = [
         {
             "name": name,
@@ -199,7 +303,7 @@ def _print(folder: Path, method: str, rows: Sequence[tuple[str, Any]], as_json: 
         for name, edit in rows
     ]
     if as_json:
-        output.emit({"ledger": str(folder), "method": method, "edits": described})
+        output.emit({"ledger": str(folder), "method": method, "edits": described, **more})
         return
     from rich.table import Table
     from rich.text import Text

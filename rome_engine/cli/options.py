@@ -34,8 +34,9 @@ def _bare(option: Any) -> Any:
     return option
 
 
-def _checked_seed(value: int) -> int:
-    if not 0 <= value < 2**32:
+def checked_seed(value: int | None) -> int | None:
+    """The seed itself. Raises BadParameter for one out of range."""
+    if value is not None and not 0 <= value < 2**32:
         raise typer.BadParameter(f"a seed is between 0 and {2**32 - 1}, not {value}")
     return value
 
@@ -65,7 +66,7 @@ Model = Annotated[
         help="Hub id such as openai-community/gpt2, or a folder. Without it: the small model that is included.",
     ),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", callback=_checked_seed, help="Seed of what is drawn at random.")]
+Seed = Annotated[int, typer.Option(metavar="N", callback=checked_seed, help="Seed of what is drawn at random.")]
 Bos = Annotated[
     Literal["always", "never"],
     typer.Option(

@@ -133,7 +133,7 @@ class ClosedForm(ABC):
         fails, a system that is singular and whatever the guard refuses; TargetError and PromptError for a fact that
         cannot be asked or needs no edit.
         """
-        self._check(model, len(facts), moments, config, history)
+        self.check(model, len(facts), moments, config, history)
         return self.solve(model, self.search(model, facts, config, progress), moments, config, history=history).edit
 
     def fit_each(
@@ -151,7 +151,7 @@ class ClosedForm(ABC):
 
         Facts whose targets are the answers already are edited like the rest. contexts, store: see `search`.
         """
-        self._check(model, 1, moments, config, None)
+        self.check(model, 1, moments, config, None)
         if not facts:
             return []
         targets = self.search(model, facts, config, progress, contexts=contexts, store=store, new_only=False)
@@ -200,7 +200,7 @@ class ClosedForm(ABC):
         history: History | None = None,
     ) -> Solution:
         """The edit that brings these values about on the model as it is; raises as `fit` does."""
-        self._check(model, len(targets.facts), moments, config, history)
+        self.check(model, len(targets.facts), moments, config, history)
         clock = Clock(targets.seconds)
         weights = model.weight_hash()
         clock.lap("hash")
@@ -239,7 +239,8 @@ class ClosedForm(ABC):
         )
         return Edit({layer: change.edit for layer, change in changes.items()}, provenance)
 
-    def _check(self, model: LanguageModel, facts: int, moments: Moments, config: Any, history: History | None) -> None:
+    def check(self, model: LanguageModel, facts: int, moments: Moments, config: Any, history: History | None) -> None:
+        """Raises EditError for what `fit` refuses before any search: the number of facts, layers, moments, history."""
         if facts < 1 or (self.one_fact and facts > 1):
             at_once = "one fact at a time" if self.one_fact else "at least one fact"
             raise EditError(f"{self.name} rewrites {at_once}, not {facts}: make one edit a fact")

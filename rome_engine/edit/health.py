@@ -119,9 +119,9 @@ class Checkup:
         with edit.applied(self._model):
             return self.now(edit)
 
-    def now(self, edit: Edit) -> Health:
-        """The health of the model as it is now, with this edit in force; facts about its subjects do not count."""
-        subjects = {str(fact.get("subject")) for fact in edit.provenance.facts}
+    def now(self, *edits: Edit) -> Health:
+        """The health of the model as it is now, with these edits in force; facts about their subjects do not count."""
+        subjects = {str(fact.get("subject")) for edit in edits for fact in edit.provenance.facts}
         others = [
             one for one in self._known if one[0].subject not in subjects and not any(s in one[0].text for s in subjects)
         ]

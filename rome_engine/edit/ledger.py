@@ -17,6 +17,15 @@ from rome_engine.edit.value import Progress
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.stats import stored
+
+
+def closed_form(method: str) -> ClosedForm:
+    """The editor of a method that a ledger can have. Raises EditError for any other."""
+    found = editor(method)
+    if not isinstance(found, ClosedForm):
+        raise EditError(f"{method} solves for no weights and cannot be kept in a ledger: use memit or another one")
+    return found
 
 
 class Ledger:
@@ -27,7 +36,7 @@ class Ledger:
     behind it again. The contexts are sampled once, from the model as it is before the first edit.
 
     folder: where it is kept, new or empty; None keeps nothing. Every change is on the disk when its call returns.
-    A context manager; leaving it closes the ledger.
+    A context manager; leaving it closes the ledger, and a new one that an error leaves without edits is not kept.
     Raises EditError for a method that solves for no weights, or a folder that holds a ledger; StorageError.
     """
 
@@ -39,31 +48,42 @@ class Ledger:
         config: Any = None,
         folder: str | Path | None = None,
     ) -> None:
-        self._start(model, method, moments)
+        self._start(model, method)
+        self._moments = moments
         self.config = self._editor.default(model) if config is None else config
         self.contexts = self._editor.contexts(model, self.config)
         self._folder = None if folder is None else LedgerFolder.new(Path(folder))
-        self._save()
+        self._new = True
+        try:
+            self._save()
+        except BaseException:
+            self._discard()
+            raise
 
     @classmethod
-    def open(cls, folder: str | Path, model: LanguageModel, moments: Moments) -> Ledger:
+    def open(cls, folder: str | Path, model: LanguageModel, moments: Moments | None = None) -> Ledger:
         """A ledger that was kept, with all its edits applied: the weights are bit for bit what they were.
 
-        Raises EditError for a model or moments that it was not made with, EditFileError for a damaged one,
-        StorageError where there is none or another process has it open. Nothing is changed then.
+        moments: None finds those it was made with, shipped or cached.
+        Raises EditError for a model or moments that it was not made with, EditFileError for one that is damaged or was
+        made on a processor that rounds otherwise, StatisticsError for moments that are gone, StorageError where there
+        is none or another process has it open. Nothing is changed then.
         """
         kept, page = LedgerFolder.existing(Path(folder))
         ledger = cls.__new__(cls)
         try:
-            ledger._start(model, page.method, moments)
+            ledger._start(model, page.method)
+            page.check_base(model, ledger._base)
+            ledger._moments = stored(model, page.moments) if moments is None else moments
             ledger.config = page.configured(ledger._editor.default(model))
             ledger.contexts = page.contexts
             ledger._folder = kept
-            page.check(model, ledger._base, ledger._moment_keys())
+            ledger._new = False
+            page.check_moments(ledger._moment_keys())
             try:
-                for entry in kept.entries(page):
-                    ledger._put(entry)
-                page.check_weights(model)
+                with page.checked_weights(model):
+                    for entry in kept.entries(page):
+                        ledger._put(entry)
             except BaseException:
                 ledger._take(0)
                 raise
@@ -76,6 +96,8 @@ class Ledger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is not None and self._new and not self._entries:
+            self._discard()
         self.close()
 
     def __len__(self) -> int:
@@ -99,6 +121,7 @@ class Ledger:
         self._check_open()
         if name in self._names():
             raise EditError(f"the ledger has an edit {name!r} already: give another name, or remove that one first")
+        self._editor.check(self._model, len(facts), self._moments, self.config, self._history or None)
         return self.add_targets(name, self._search(facts, progress))
 
     def add_targets(self, name: str, targets: Targets) -> Edit:
@@ -115,6 +138,11 @@ class Ledger:
         """
         at = self._at(name)
         self._again(at, self._entries[at + 1 :], search, progress)
+
+    def truncate(self, length: int) -> None:
+        """Take all edits out but so many, the first ones."""
+        self._check_open()
+        self._rewrite(length, [])
 
     def move(self, name: str, to: int, *, search: bool = True, progress: Progress | None = None) -> None:
         """Put an edit at another place in the order, 0 the first; all is then as if it had been made there.
@@ -136,11 +164,8 @@ class Ledger:
         if self._folder is not None:
             self._folder.close()
 
-    def _start(self, model: LanguageModel, method: str, moments: Moments) -> None:
-        found = editor(method)
-        if not isinstance(found, ClosedForm):
-            raise EditError(f"{method} solves for no weights and cannot be kept in a ledger: use memit or another one")
-        self._model, self._editor, self._moments = model, found, moments
+    def _start(self, model: LanguageModel, method: str) -> None:
+        self._model, self._editor = model, closed_form(method)
         self._base = model.weight_hash()
         self._entries: list[Entry] = []
         self._handles: list[Handle] = []
@@ -205,10 +230,14 @@ class Ledger:
             page = Page.of(self._editor.name, self.config, self.contexts, self._base, weights, self._moment_keys())
             self._folder.write(page, self._entries)
 
-    def _moment_keys(self) -> dict[str, str]:
+    def _discard(self) -> None:
+        if self._folder is not None:
+            self._folder.discard()
+
+    def _moment_keys(self) -> dict[int, str]:
         layers = [layer for layer in self._editor.layers(self.config) if layer in self._moments]
         about = {layer: self._moments[layer].provenance for layer in layers}
-        return {str(layer): "unknown" if known is None else known.key for layer, known in about.items()}
+        return {layer: "unknown" if known is None else known.key for layer, known in about.items()}
 
     def _names(self) -> list[str]:
         return [entry.name for entry in self._entries]

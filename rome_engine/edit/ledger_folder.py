@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,10 @@ from rome_engine.model.language_model import LanguageModel
 
 FORMAT = "rome_engine.ledger/1"
 PAGE = "ledger.json"
+_OTHERWISE = (
+    "the ledger's edits do not give the weights that it had: it is damaged, or was made on another kind of processor, "
+    "which rounds otherwise; use it there, or make a ledger anew here by adding the edits again"
+)
 _TENSORS = ("target", "delta", "initial")
 Config = TypeVar("Config")
 
@@ -59,12 +63,12 @@ class Page:
     contexts: Contexts
     base: str
     weights: str
-    moments: Mapping[str, str]
+    moments: Mapping[int, str]
     files: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(
-        cls, method: str, config: Any, contexts: Contexts, base: str, weights: str, moments: Mapping[str, str]
+        cls, method: str, config: Any, contexts: Contexts, base: str, weights: str, moments: Mapping[int, str]
     ) -> Page:
         """The page of settings, as they come back from JSON."""
         return cls(method, json.loads(json.dumps(asdict(config))), contexts, base, weights, dict(moments))
@@ -76,24 +80,37 @@ class Page:
         except EditError as error:
             raise EditFileError(f"the ledger is of another version: {error}") from error
 
-    def check(self, model: LanguageModel, weights: str, moments: Mapping[str, str]) -> None:
-        """Raises WrongWeightsError or EditError where the ledger was made for another model or with other moments."""
+    def check_base(self, model: LanguageModel, weights: str) -> None:
+        """Raises WrongWeightsError where the ledger was made for a model of other weights than these."""
         if weights != self.base:
             raise WrongWeightsError(f"the ledger was made for other weights than those of {model.name}")
-        if dict(moments) != dict(self.moments):
-            raise EditError("the ledger was made with other second moments: give those of the same corpus and sampling")
 
-    def check_weights(self, model: LanguageModel) -> None:
-        """Raises EditFileError where the edits did not lead to the weights that were left."""
-        if model.weight_hash() != self.weights:
-            raise EditFileError("the ledger's edits do not give the weights that it had: it is damaged")
+    def check_moments(self, moments: Mapping[int, str]) -> None:
+        """Raises EditError where the ledger was made with other moments."""
+        if dict(moments) != dict(self.moments):
+            raise EditError(
+                "the ledger was made with other second moments: give those of the same corpus and sampling, or none to "
+                "take its own"
+            )
+
+    @contextmanager
+    def checked_weights(self, model: LanguageModel) -> Iterator[None]:
+        """For applying the edits in. Raises EditFileError where they do not lead to the weights that were left."""
+        try:
+            yield
+            same = model.weight_hash() == self.weights
+        except WrongWeightsError as error:  # of an edit that was made on top of those before it
+            raise EditFileError(_OTHERWISE) from error
+        if not same:
+            raise EditFileError(_OTHERWISE)
 
 
 class LedgerFolder:
     """The folder, locked while it is held."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, made: bool = False) -> None:
         self.path = path
+        self._made = made
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(timeout=0)
@@ -105,6 +122,7 @@ class LedgerFolder:
     @classmethod
     def new(cls, path: Path) -> LedgerFolder:
         """A new or empty folder. Raises StorageError for one that is in use."""
+        made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             used = [inside.name for inside in path.iterdir() if inside.name != ".lock"]
@@ -113,7 +131,7 @@ class LedgerFolder:
         if used:
             what = "is a ledger already: open it" if PAGE in used else "is not empty: choose another folder"
             raise StorageError(f"{path} {what}")
-        return cls(path)
+        return cls(path, made=made)
 
     @classmethod
     def existing(cls, path: Path) -> tuple[LedgerFolder, Page]:
@@ -129,6 +147,15 @@ class LedgerFolder:
     def close(self) -> None:
         """Let others have it."""
         self._lock.release()
+
+    def discard(self) -> None:
+        """Undo `new`, for a ledger that has no edits."""
+        (self.path / PAGE).unlink(missing_ok=True)
+        self.close()
+        with suppress(OSError):  # another process may have it by now
+            (self.path / ".lock").unlink(missing_ok=True)
+            if self._made:
+                self.path.rmdir()
 
     def write(self, page: Page, entries: Sequence[Entry]) -> None:
         """Put the page and what it lists on the disk, and remove what it does not. Raises StorageError."""
@@ -216,7 +243,8 @@ def read_page(folder: Path) -> Page:
             raise EditFileError(f"its format is {record['format']!r}, not {FORMAT!r}")
         contexts = Contexts(tuple(record["contexts"]["templates"]), record["contexts"]["bare"])
         return Page(
-            **{name: record[name] for name in ("method", "config", "base", "weights", "moments")},
+            **{name: record[name] for name in ("method", "config", "base", "weights")},
+            moments={int(layer): key for layer, key in record["moments"].items()},
             contexts=contexts,
             files=tuple((edit["name"], edit["file"]) for edit in record["edits"]),
         )

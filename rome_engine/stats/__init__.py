@@ -8,7 +8,7 @@ from rome_engine.stats.merge import merge
 from rome_engine.stats.provenance import Provenance, Sampling
 from rome_engine.stats.second_moment import SecondMoment
 from rome_engine.stats.shard import Shard
-from rome_engine.stats.store import keep, moments
+from rome_engine.stats.store import keep, moments, stored, wanted_keys
 
 __all__ = [
     "Convergence",
@@ -23,4 +23,6 @@ __all__ = [
     "keep",
     "merge",
     "moments",
+    "stored",
+    "wanted_keys",
 ]

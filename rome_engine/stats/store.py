@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rome_engine.errors import StatisticsError, StorageError
@@ -18,7 +18,7 @@ from rome_engine.resources import data_file
 from rome_engine.stats import checkpoint, packed
 from rome_engine.stats.collect import Gather, checked_layers, collect, sampling_for
 from rome_engine.stats.corpus import Corpus, tokenizer_hash
-from rome_engine.stats.provenance import DEFAULT_TOKENS, content_key
+from rome_engine.stats.provenance import DEFAULT_TOKENS, Sampling, content_key
 from rome_engine.stats.second_moment import SecondMoment
 
 FOLDER = "second_moments"
@@ -53,10 +53,7 @@ def moments(
     sampling = sampling_for(model, tokens, length, seed)
     folder = _folder(cache)
     weights = model.weight_hash()
-    keys: dict[int, str] = {}
-    if corpus is not None:
-        text, tokenizer = corpus.hash, tokenizer_hash(model.tokenizer)
-        keys = {layer: content_key(weights, layer, text, tokenizer, sampling) for layer in wanted}
+    keys = {} if corpus is None else _keys(model, weights, wanted, corpus, sampling)
     found: dict[int, SecondMoment] = {}
     damaged: list[Path] = []
     for layer in wanted:
@@ -86,6 +83,39 @@ def moments(
     return {layer: found[layer] for layer in wanted}
 
 
+def wanted_keys(
+    model: LanguageModel,
+    layers: Iterable[int],
+    corpus: Corpus,
+    *,
+    tokens: int = DEFAULT_TOKENS,
+    length: int | None = None,
+    seed: int = 0,
+) -> dict[int, str]:
+    """The content keys of what `moments` gives for the same arguments. Raises StatisticsError as that does."""
+    wanted = checked_layers(model, layers)
+    return _keys(model, model.weight_hash(), wanted, corpus, sampling_for(model, tokens, length, seed))
+
+
+def stored(model: LanguageModel, keys: Mapping[int, str], *, cache: Path | None = None) -> dict[int, SecondMoment]:
+    """The second moments of exactly these content keys by layer, shipped or cached; nothing is collected.
+
+    cache, damaged files: as in `moments`. Raises StatisticsError where one is not there.
+    """
+    weights = model.weight_hash()
+    looked = {layer: _lookup(_folder(cache), weights, layer, keys[layer], []) for layer in checked_layers(model, keys)}
+    found = {layer: moment for layer, moment in looked.items() if moment is not None}
+    gone = {layer: keys[layer] for layer in looked if layer not in found}
+    if gone:
+        named = ", ".join(f"{key[:16]} of layer {layer}" for layer, key in gone.items())
+        layers = ",".join(map(str, gone))
+        raise StatisticsError(
+            f"the second moments {named} are neither shipped nor in the cache: collect them again with the text and "
+            f"the options of then, `rome-engine stats --layers {layers} --corpus FILE --tokens N`"
+        )
+    return found
+
+
 def keep(moments: Iterable[SecondMoment], *, cache: Path | None = None) -> list[Path]:
     """Write moments of known provenance where `moments` finds them; the files.
 
@@ -109,6 +139,13 @@ def keep(moments: Iterable[SecondMoment], *, cache: Path | None = None) -> list[
 def shipped_name(weights: str, layer: int) -> str:
     """The name under data/ of the moment shipped for these weights and this layer."""
     return f"{FOLDER}/{weights[:16]}-layer-{layer:03d}.safetensors"
+
+
+def _keys(
+    model: LanguageModel, weights: str, layers: Iterable[int], corpus: Corpus, sampling: Sampling
+) -> dict[int, str]:
+    text, tokenizer = corpus.hash, tokenizer_hash(model.tokenizer)
+    return {layer: content_key(weights, layer, text, tokenizer, sampling) for layer in layers}
 
 
 def _cached_name(weights: str, layer: int, key: str) -> str:

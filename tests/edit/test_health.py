@@ -101,7 +101,10 @@ def test_facts_about_the_edited_subjects_do_not_count(model: LanguageModel, fact
     about = replace(edit.provenance, facts=({"subject": "Rome"},))
     without = [fact for fact in facts if "Rome" not in fact.text]
     assert 0 < len(without) < len(facts)
-    assert Checkup(model, TEXT, facts).of(Edit(edit.layers, about)).known == len(without)
+    checkup = Checkup(model, TEXT, facts)
+    assert checkup.of(Edit(edit.layers, about)).known == len(without)
+    each = [Edit({}, replace(edit.provenance, facts=({"subject": fact.subject},))) for fact in facts]
+    assert checkup.now(*each).known == 0 < checkup.now().known == len(facts)
 
 
 def test_an_answer_that_was_wrong_before_is_none_lost(model: LanguageModel, facts: list[Fact]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import pytest
 import torch
 
 from rome_engine.edit import editor
+from rome_engine.edit.closed_form import ClosedForm
 from rome_engine.edit.context import Contexts
+from rome_engine.edit.edit import LayerEdit
 from rome_engine.edit.ledger import Ledger
 from rome_engine.edit.value import ValueConfig
-from rome_engine.errors import EditError, EditFileError, StorageError, WrongWeightsError
+from rome_engine.errors import EditError, EditFileError, StatisticsError, StorageError, WrongWeightsError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.stats import moments as collected
 from tests import tiny
 from tests.edit.examples import bit_equal, random_moment, state
+from tests.stats.texts import corpus
 
 LAYERS = (1, 2)
 FACTS = [
@@ -38,8 +43,6 @@ def ledger(model: LanguageModel, method: str = "memit-history", folder: Path | N
 
 
 def config(model: LanguageModel, method: str) -> Any:
-    from dataclasses import replace
-
     default = editor(method).default(model)
     others = {"threshold": 5.0} if method == "alphaedit" else {"weight": 3.0}
     return replace(default, layers=LAYERS, value=ValueConfig(steps=3), length=4, **others)
@@ -212,6 +215,79 @@ def test_it_is_refused_where_it_does_not_belong(tmp_path: Path) -> None:
     made.close()
     with pytest.raises(EditError, match="closed"):
         made.add("b", FACTS[1:2])
+
+
+def test_its_own_moments_are_found_among_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model, text = tiny.language_model("llama"), corpus(tmp_path)
+    own = collected(model, LAYERS, corpus=text, tokens=2000)
+    with Ledger(model, "memit", own, config(model, "memit"), tmp_path / "kept") as made:
+        made.add("a", FACTS[:1])
+        weights = model.weight_hash()
+    collected(model, LAYERS, corpus=text, tokens=3000)
+    with pytest.raises(EditError, match="other second moments"):
+        Ledger.open(tmp_path / "kept", model, collected(model, LAYERS))
+    with Ledger.open(tmp_path / "kept", model):
+        assert model.weight_hash() == weights
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(StatisticsError, match="neither shipped nor in the cache"):
+        Ledger.open(tmp_path / "kept", model)
+
+
+@pytest.mark.parametrize("facts", [FACTS[:2], []])
+def test_what_it_cannot_edit_is_refused_before_any_search(
+    facts: list[Fact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.language_model("llama")
+    default = replace(editor("r-rome").default(model), layer=1)
+    monkeypatch.setattr(ClosedForm, "search", lambda *_, **__: pytest.fail("it searched"))
+    with pytest.raises(EditError, match="rewrites one fact at a time"):
+        Ledger(model, "r-rome", moments(model), default).add("a", facts)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_new_one_that_an_error_leaves_empty_is_not_kept(there: bool, tmp_path: Path) -> None:
+    model = tiny.language_model("llama")
+    folder = tmp_path / "kept"
+    if there:
+        folder.mkdir()
+    with pytest.raises(EditError, match="at least one"), ledger(model, folder=folder) as made:
+        made.add("a", [])
+    assert folder.exists() == there and not (there and list(folder.iterdir()))
+    with pytest.raises(EditError, match="at least one"), ledger(model, folder=folder) as made:
+        made.add("a", FACTS[:1])
+        made.add("b", [])
+    with pytest.raises(RuntimeError), Ledger.open(folder, model, moments(model)) as made:
+        assert len(made) == 1
+        made.remove("a")
+        raise RuntimeError
+    assert (folder / "ledger.json").exists()
+
+
+def test_the_last_ones_are_taken_out(tmp_path: Path) -> None:
+    model, other = tiny.language_model("llama"), tiny.language_model("llama")
+    with ledger(model, folder=tmp_path) as made, ledger(other) as one:
+        for name, fact in zip("abc", FACTS, strict=False):
+            made.add(name, [fact])
+        one.add("a", FACTS[:1])
+        made.truncate(1)
+        assert bit_equal(model, state(other)) and [entry.name for entry in made.entries] == ["a"]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("edits", [1, 2])
+def test_where_sums_round_otherwise_it_says_so(edits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One edit shows it in the weights that come out, two already in those that the second was made for."""
+    model = tiny.language_model("llama")
+    with ledger(model, folder=tmp_path) as made:
+        for name, fact in zip("ab"[:edits], FACTS, strict=False):
+            made.add(name, [fact])
+    before, added_to = state(model), LayerEdit.added_to
+    monkeypatch.setattr(LayerEdit, "added_to", lambda change, weight: added_to(change, weight) * (1 + 2**-23))
+    with pytest.raises(EditFileError, match=r"another kind of processor.* adding the edits again"):
+        Ledger.open(tmp_path, model, moments(model))
+    assert bit_equal(model, before)
 
 
 def test_contexts_are_those_of_the_unedited_model() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from rome_engine.errors import StatisticsError, StorageError
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.stats import Corpus, SecondMoment, moments, store
+from rome_engine.stats import Corpus, SecondMoment, moments, store, stored, wanted_keys
 from rome_engine.stats.store import shipped_name
 from tests import tiny
 from tests.stats.texts import corpus
@@ -79,6 +79,23 @@ def test_another_sampling_or_text_is_collected_anew(
     else:
         moments(model, [1], corpus=text, **{**OPTIONS, **change})
     assert len(collections) == 2
+
+
+def test_by_its_key_the_very_one_is_found(text: Corpus, cache: Path, collections: list[list[int]]) -> None:
+    model = tiny.shared("llama")
+    keys = wanted_keys(model, [1, 2], text, **OPTIONS)
+    assert collections == []
+    small = moments(model, [1, 2], corpus=text, **OPTIONS)
+    moments(model, [1, 2], corpus=text, **{**OPTIONS, "tokens": 500})
+    assert keys == {layer: moment.provenance.key for layer, moment in small.items() if moment.provenance is not None}
+    found = stored(model, keys)
+    assert list(found) == [1, 2] and len(collections) == 2
+    for layer in found:
+        assert torch.equal(found[layer].matrix(), small[layer].matrix())
+    for path in cache.glob(f"*-layer-002-{keys[2][:16]}*"):
+        path.unlink()
+    with pytest.raises(StatisticsError, match=rf"{keys[2][:16]} of layer 2 are neither .* stats --layers 2 --corpus"):
+        stored(model, keys)
 
 
 def test_a_name_says_nothing(text: Corpus, cache: Path, collections: list[list[int]]) -> None:
