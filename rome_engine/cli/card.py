@@ -24,6 +24,7 @@ def command(
 ) -> None:
     """Tell in Markdown what a saved edit does: it is measured on the model that it was made for."""
     output.check_writable(out)
+    output.check_apart([out], [edit], model.name)
 
     from rome_engine.bench import effects
     from rome_engine.edit import Checkup, Edit

@@ -43,7 +43,7 @@ def command(
     output.check_text(prompt)
     fact = Fact.of(prompt, subject).with_target(target)
     outputs = editing.Outputs(save, merged, adapter, card)
-    outputs.check()
+    outputs.check(model.name, corpus)
 
     from rome_engine.bench import effects
     from rome_engine.edit import editor

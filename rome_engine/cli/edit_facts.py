@@ -58,7 +58,7 @@ def command(
 ) -> None:
     """Rewrite many facts at once: make the model answer each prompt with its new target."""
     outputs = editing.Outputs(save, merged, adapter, card)
-    outputs.check()
+    outputs.check(model.name, facts, corpus)
 
     from rome_engine.edit import editor
     from rome_engine.errors import PromptError

@@ -59,12 +59,13 @@ class Outputs:
     adapter: Path | None
     card: Path | None
 
-    def check(self) -> None:
-        """Say before any work what cannot be written. Raises StorageError."""
+    def check(self, model: str | None, *inputs: Path | None) -> None:
+        """Say before any work what cannot be written, or must not: see `output.check_apart`. Raises StorageError."""
         for file in (self.save, self.card):
             output.check_writable(file)
         for folder in (self.merged, self.adapter):
             output.check_free(folder)
+        output.check_apart((self.save, self.merged, self.adapter, self.card), inputs, model)
 
     def write(self, model: LanguageModel, edit: Edit, card: str) -> dict[str, str | None]:
         """Write all that was asked for, the longest write first: where it fails nothing else has been written."""

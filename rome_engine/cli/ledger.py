@@ -61,6 +61,8 @@ def add(
     Each edit is on the disk when it is done: a run that is killed loses the one it was at, and the same command goes on
     behind the last one.
     """
+    output.check_apart([folder], [facts, corpus], model.name)
+
     from rome_engine.fact_files import check_usable, editable, read_facts
 
     file = editable(read_facts(facts))
@@ -139,6 +141,7 @@ def export(
 ) -> None:
     """Write the model with all of a ledger's edits, for plain transformers."""
     output.check_free(merged)
+    output.check_apart([merged], model=model.name)
     from rome_engine.edit.export import save_model
 
     loaded = model.load()
