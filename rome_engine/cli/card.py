@@ -41,7 +41,7 @@ def command(
         found = before.after(loaded, loaded_edit, tick)
     with output.stderr().status("measuring the rest of the model"):
         health = Checkup(loaded).of(loaded_edit)
-    card = edit_card(loaded_edit, found, health)
+    card = edit_card(loaded_edit, found, health, path=edit.name)
     if out is None:
         sys.stdout.write(card)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import exp
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,7 @@ def command(
     record = describe(loaded, fact, edit)
     asked = effects.ask(loaded, [fact]).after(loaded, edit)
     record |= {"health": None if health is None else health.to_dict()}
-    record |= outputs.write(loaded, edit, edit_card(edit, asked, health))
+    record |= outputs.write(loaded, edit, partial(edit_card, edit, asked, health))
     if as_json:
         output.emit(record)
     else:
