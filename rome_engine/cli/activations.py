@@ -49,7 +49,7 @@ def command(
     from rome_engine.model import run_with_cache
     from rome_engine.trace import provenance
 
-    files = output.checked([] if out is None else [out], SUFFIXES)
+    files = output.checked([] if out is None else [out], SUFFIXES, model.name)
     loaded = model.load()
     found = run_with_cache(loaded, prompt, name or "*", bos=bos)
     tokens = found.prompts[0]

@@ -46,7 +46,7 @@ def command(
     from rome_engine.report.results import ATTRIBUTION_SUFFIXES, save_attribution
     from rome_engine.trace.attribution import attribute
 
-    files = output.checked(out, ATTRIBUTION_SUFFIXES)
+    files = output.checked(out, ATTRIBUTION_SUFFIXES, model.name)
     loaded = model.load()
     found = attribute(loaded, prompt, answer=answer, foil=foil, heads=heads, bos=bos)
     for path in files:

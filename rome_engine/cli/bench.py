@@ -138,7 +138,7 @@ def command(
     from rome_engine.edit import editor
     from rome_engine.report.run_saving import RUN_SUFFIXES, save_run
 
-    files = output.checked(out, RUN_SUFFIXES)
+    files = output.checked(out, RUN_SUFFIXES, model.name)
     output.check_writable(run)
     cluster = spreading.cluster(workers, ray)
     if cluster is not None:
@@ -151,7 +151,8 @@ def command(
     about = None if general is None else general.sha256
     plan = Plan(method, measured, protocol, batch, limit, order, seed, about, every)
     path = Path(f"bench-{Path(records.name).stem}-{method}-{protocol}.sqlite") if run is None else run
-    bench_inputs.check_files(path, files, (data, references, text))
+    output.check_writable(path)
+    output.check_apart((path, *files), (data, references, text, corpus), model.name)
     named = {"seed": seed} if layer is None else {"seed": seed, "layer": layer}
     bench_inputs.check_run(path, plan, records, named, model.dtype)
 

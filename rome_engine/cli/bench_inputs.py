@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,19 +94,6 @@ def measured(given: list[str] | None, data: DataSet) -> tuple[str, ...]:
             )
         found.append(metric.name)
     return tuple(dict.fromkeys(found))
-
-
-def check_files(run: Path, files: Sequence[Path], sources: Sequence[Path | None]) -> None:
-    """Say before any work that a run cannot be kept in its file, or that one file would be written over another.
-
-    Raises StorageError.
-    """
-    taken = {source.resolve() for source in sources if source is not None}
-    for path in (run, *files):
-        if path.resolve() in taken:
-            raise StorageError(f"cannot write {path}: this command reads it or writes it already; give another name")
-        taken.add(path.resolve())
-    output.check_writable(run)
 
 
 def check_run(run: Path, plan: Plan, data: DataSet, settings: Mapping[str, Any], dtype: str) -> None:

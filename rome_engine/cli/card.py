@@ -24,6 +24,7 @@ def command(
 ) -> None:
     """Tell in Markdown what a saved edit does: it is measured on the model that it was made for."""
     output.check_writable(out)
+    output.check_apart([out], [edit], model.name)
 
     from rome_engine.bench import effects
     from rome_engine.edit import Checkup, Edit
@@ -40,7 +41,7 @@ def command(
         found = before.after(loaded, loaded_edit, tick)
     with output.stderr().status("measuring the rest of the model"):
         health = Checkup(loaded).of(loaded_edit)
-    card = edit_card(loaded_edit, found, health)
+    card = edit_card(loaded_edit, found, health, path=edit.name)
     if out is None:
         sys.stdout.write(card)
     else:

@@ -49,7 +49,7 @@ def command(
     from rome_engine.report.comparison_saving import COMPARISON_SUFFIXES, save_comparison
     from rome_engine.report.comparison_text import comparison_text
 
-    files = output.checked(out, COMPARISON_SUFFIXES)
+    files = output.checked(out, COMPARISON_SUFFIXES, None, *runs)
     with output.stderr().status("comparing"):
         found = compare([read_run(path) for path in runs], figures=figure, seed=seed, checkpoint=checkpoint)
     for path in files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import exp
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,7 @@ def command(
     output.check_text(prompt)
     fact = Fact.of(prompt, subject).with_target(target)
     outputs = editing.Outputs(save, merged, adapter, card)
-    outputs.check()
+    outputs.check(model.name, corpus)
 
     from rome_engine.bench import effects
     from rome_engine.edit import editor
@@ -63,7 +64,7 @@ def command(
     record = describe(loaded, fact, edit)
     asked = effects.ask(loaded, [fact]).after(loaded, edit)
     record |= {"health": None if health is None else health.to_dict()}
-    record |= outputs.write(loaded, edit, edit_card(edit, asked, health))
+    record |= outputs.write(loaded, edit, partial(edit_card, edit, asked, health))
     if as_json:
         output.emit(record)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ def command(
 ) -> None:
     """Rewrite many facts at once: make the model answer each prompt with its new target."""
     outputs = editing.Outputs(save, merged, adapter, card)
-    outputs.check()
+    outputs.check(model.name, facts, corpus)
 
     from rome_engine.edit import editor
     from rome_engine.errors import PromptError
@@ -96,7 +97,7 @@ def command(
         "seconds": dict(edit.provenance.seconds),
         "provenance": edit.provenance.to_dict(),
     }
-    record |= outputs.write(loaded, edit, edit_card(edit, effects, health))
+    record |= outputs.write(loaded, edit, partial(edit_card, edit, effects, health))
     if as_json:
         output.emit(record)
     else:

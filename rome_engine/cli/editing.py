@@ -59,15 +59,19 @@ class Outputs:
     adapter: Path | None
     card: Path | None
 
-    def check(self) -> None:
-        """Say before any work what cannot be written. Raises StorageError."""
+    def check(self, model: str | None, *inputs: Path | None) -> None:
+        """Say before any work what cannot be written, or must not: see `output.check_apart`. Raises StorageError."""
         for file in (self.save, self.card):
             output.check_writable(file)
         for folder in (self.merged, self.adapter):
             output.check_free(folder)
+        output.check_apart((self.save, self.merged, self.adapter, self.card), inputs, model)
 
-    def write(self, model: LanguageModel, edit: Edit, card: str) -> dict[str, str | None]:
-        """Write all that was asked for, the longest write first: where it fails nothing else has been written."""
+    def write(self, model: LanguageModel, edit: Edit, card: Callable[..., str]) -> dict[str, str | None]:
+        """Write all that was asked for, the longest write first: where it fails nothing else has been written.
+
+        card: of its last two arguments, see `report.card`.
+        """
         from transformers.utils.logging import disable_progress_bar
 
         from rome_engine.edit import save_adapter, save_merged
@@ -76,13 +80,15 @@ class Outputs:
         if self.merged is not None:
             with output.stderr().status("writing the edited model"):
                 disable_progress_bar()  # transformers' own, one line of noise a file
-                save_merged(model, edit, self.merged, card=card)
+                save_merged(model, edit, self.merged, card=card(form="merged", path="."))
         if self.adapter is not None:
-            save_adapter(model, edit, self.adapter, card=card)
+            save_adapter(model, edit, self.adapter, card=card(form="adapter", path="."))
         if self.save is not None:
             edit.save(self.save)
         if self.card is not None:
-            write_whole(self.card, card.encode())
+            kept = {"edit": self.save, "merged": self.merged, "adapter": self.adapter}
+            beside = ({"form": form, "path": path.name} for form, path in kept.items() if path is not None)
+            write_whole(self.card, card(**next(beside, {"form": None})).encode())
         named = {"edit_file": self.save, "merged": self.merged, "adapter": self.adapter, "card": self.card}
         return {name: None if path is None else str(path) for name, path in named.items()}
 

@@ -85,6 +85,8 @@ def add(
     Each edit is on the disk when it is done: a run that is killed loses the one it was at, and the same command goes on
     behind the last one.
     """
+    output.check_apart([folder], [facts, corpus], model.name)
+
     from rome_engine.edit.ledger import Ledger, closed_form
     from rome_engine.edit.ledger_folder import PAGE, read_page
     from rome_engine.fact_files import check_usable, editable, read_facts
@@ -182,6 +184,8 @@ def export(
 ) -> None:
     """Write the model with all of a ledger's edits, for plain transformers."""
     output.check_free(merged)
+    output.check_apart([merged], model=model.name)
+
     from transformers.utils.logging import disable_progress_bar
 
     from rome_engine.bench import effects
@@ -204,7 +208,7 @@ def export(
             after = before.now(loaded, tick)
         with output.stderr().status("writing the edited model"):
             disable_progress_bar()  # transformers' own, one line of noise a file
-            card = edit_card(whole, after, checkup.now(*edits))
+            card = edit_card(whole, after, checkup.now(*edits), "merged", ".")
             save_model(loaded, merged, card=card)
     output.written(merged)
 

@@ -55,7 +55,7 @@ def command(
     from rome_engine.report.results import LENS_SUFFIXES, save_lens
     from rome_engine.trace.lens import lens
 
-    files = output.checked([] if out is None else [out], LENS_SUFFIXES)
+    files = output.checked([] if out is None else [out], LENS_SUFFIXES, model.name)
     loaded = model.load()
     count = len(loaded.tokenize(prompt, bos=bos).input_ids)
     if token is not None and not -count <= token < count:

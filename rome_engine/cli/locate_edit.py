@@ -77,7 +77,7 @@ def command(
     from rome_engine.report.locate_saving import LOCATE_SUFFIXES, save_locate
     from rome_engine.resources import data_file
 
-    files = output.checked(out, LOCATE_SUFFIXES)
+    files = output.checked(out, LOCATE_SUFFIXES, model.name, facts, corpus)
     chosen = editor(method)
     file = read_facts(data_file("facts.json") if facts is None else facts)
     loaded = model.load()

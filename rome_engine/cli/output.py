@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,51 @@ def check_writable(path: Path | None) -> None:
         raise StorageError(f"cannot write {path}: you may not write in the folder {path.parent}; choose another one")
 
 
-def checked(paths: Sequence[Path] | None, suffixes: Sequence[str]) -> list[Path]:
-    """The files to be written. Says before any work which of them cannot be: raises StorageError."""
+def check_apart(outputs: Iterable[Path | None], inputs: Iterable[Path | None] = (), model: str | None = None) -> None:
+    """Say before any work that an output would destroy another one, what is read, or the model. Raises StorageError.
+
+    model: as for `--model`.
+    """
+    read = {_real(path) for path in inputs if path is not None}
+    places: list[Path] = []
+    for path in outputs:
+        if path is None:
+            continue
+        place = _real(path)
+        if place in read:
+            raise StorageError(f"cannot write {path}: this command reads it; give another name")
+        if any(place.is_relative_to(other) or other.is_relative_to(place) for other in places):
+            raise StorageError(f"cannot write {path}: another output of this command goes there; give another name")
+        if place.is_relative_to(_model_folder(model)):
+            raise StorageError(f"cannot write {path}: it lies in the model's folder; write it elsewhere")
+        places.append(place)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _model_folder(model: str | None) -> Path:
+    """Where the model lies, or would if its Hub id were a path."""
+    from rome_engine.model import embedded
+
+    is_embedded = model is None or model.lower() in embedded.ALIASES
+    return _real(embedded.folder() if model is None or is_embedded else Path(model).expanduser())
+
+
+def checked(
+    paths: Sequence[Path] | None, suffixes: Sequence[str], model: str | None = None, *inputs: Path | None
+) -> list[Path]:
+    """The files to be written. Says before any work which of them cannot be, or must not: see `check_apart`.
+
+    Raises StorageError.
+    """
     from rome_engine.files import suffix_among
 
     for path in paths or []:
         check_writable(path)
         suffix_among(path, suffixes)
+    check_apart(paths or [], inputs, model)
     return list(paths or [])
 
 

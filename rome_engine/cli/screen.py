@@ -75,7 +75,7 @@ def command(
     from rome_engine.report.screen_table import screen_table
     from rome_engine.trace.screen import DEFAULT, check, screen
 
-    files = output.checked(out, SCREEN_SUFFIXES)
+    files = output.checked(out, SCREEN_SUFFIXES, model.name, subjects)
     settings = tracing.settings(
         kinds=kind,
         windows=window or list(DEFAULT.windows),

@@ -86,6 +86,7 @@ def command(
     if shard is not None and workers is not None:
         raise StatisticsError("a part of --shard is collected in one process: leave --workers out, or --shard")
     output.check_writable(out)
+    output.check_apart([out], corpus or (), model)
     cluster = spreading.cluster(workers, ray)
 
     from rome_engine.stats import Corpus, Shard, moments

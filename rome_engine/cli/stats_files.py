@@ -68,6 +68,7 @@ def export_npz(
     """Write the second moments that edits would use, for other programs."""
     suffix_among(file, [".npz"])
     output.check_writable(file)
+    output.check_apart([file], model=model)
 
     from rome_engine.stats import moments
 

@@ -52,7 +52,7 @@ def command(
     from rome_engine.trace import trace_maps
     from rome_engine.trace.agreement import agreement
 
-    files = output.checked(out, report.SUFFIXES)
+    files = output.checked(out, report.SUFFIXES, model.name, subjects)
     settings = tracing.settings(
         kinds=kind,
         windows=window,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +11,6 @@ import typer
 
 from rome_engine.cli import options, output, spreading, tracing
 from rome_engine.cli.loading import load
-from rome_engine.errors import StorageError
 
 if TYPE_CHECKING:
     from rome_engine.trace.over_facts import Watch
@@ -109,7 +108,7 @@ def command(
     from rome_engine.trace.spreading import spreader
     from rome_engine.trace.store import check_run
 
-    files = output.checked(out, AVERAGE_SUFFIXES)
+    files = output.checked(out, AVERAGE_SUFFIXES, model)
     output.check_writable(run)
     cluster = spreading.cluster(workers, ray)
     averaging.check(metric, threshold)
@@ -133,7 +132,7 @@ def command(
     known = read_facts(source)
     kept = _default_run(source, model) if run is None else run
     output.check_writable(kept)
-    _check_apart(source, kept, files)
+    output.check_apart((kept, *files), (source, subjects), model)
     check_run(kept, over_facts.asked(known, settings, answer_tokens))
     loading = (model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     loaded = load(*loading)
@@ -177,16 +176,6 @@ def _default_run(source: Path, model: str | None) -> Path:
     from rome_engine.model.embedded import NAME
 
     return Path(f"{source.stem}-{NAME if model is None else Path(model).resolve().name}.sqlite")
-
-
-def _check_apart(source: Path, run: Path, files: Sequence[Path]) -> None:
-    """Say before any work that one file would be written over another. Raises StorageError."""
-    taken = {source.resolve(): "the facts are read from it", run.resolve(): "the run is kept in it"}
-    if source.resolve() == run.resolve():
-        raise StorageError(f"cannot keep the run in {run}: the facts are read from it; name another file with --run")
-    for path in files:
-        if path.resolve() in taken:
-            raise StorageError(f"cannot write {path}: {taken[path.resolve()]}; give another name")
 
 
 @contextmanager

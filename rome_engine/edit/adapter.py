@@ -16,6 +16,7 @@ from torch import Tensor
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.export import CARD
 from rome_engine.files import folder_whole
+from rome_engine.model import embedded
 from rome_engine.model.architecture import is_conv1d
 from rome_engine.model.language_model import LanguageModel
 
@@ -25,8 +26,10 @@ def save_adapter(
 ) -> Path:
     """Write the edit as a peft adapter: W + B A with B = left and A = rightᵀ, of rank and scale as in the edit.
 
+    On the same base, in float32, peft's logits are those of the merged model to 1e-5 of the largest of them.
     folder: new or empty; it is there whole or not at all. base: what peft loads the model from; None is what this one
-    was loaded from. card: what its README.md shall say, see `report.card`.
+    was loaded from, and of the embedded model its Hub id, whose weights are not quantised: that promise then needs the
+    embedded model itself as the base. card: what its README.md shall say, see `report.card`.
     Raises WrongWeightsError for an edit of another model, StorageError.
     """
     edit.check(model)
@@ -46,7 +49,7 @@ def _config(model: LanguageModel, edit: Edit, base: str | None) -> dict[str, Any
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base or model.module.config.name_or_path or model.name,
+        "base_model_name_or_path": base or _origin(model),
         "target_modules": list(ranks),
         "r": edit.rank,
         "rank_pattern": other,
@@ -57,6 +60,12 @@ def _config(model: LanguageModel, edit: Edit, base: str | None) -> dict[str, Any
         "lora_dropout": 0.0,
         "inference_mode": True,
     }
+
+
+def _origin(model: LanguageModel) -> str:
+    if model.name == embedded.NAME:
+        return embedded.HUB_ID  # it lies in the cache of this machine alone
+    return str(model.module.config.name_or_path or model.name)
 
 
 def _tensors(edit: Edit) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ def editable(file: FactFile) -> FactFile:
     """The file with its facts that cannot be edited together among the malformed ones.
 
     Those are facts without a `target_new`; all facts that give one subject two targets for one prompt or relation; and
-    the second and later ones of facts that say the same.
+    the second and later ones of facts that say the same. White space around a text makes no difference.
     """
     lines = dict(file.lines)
     reasons: dict[int, str] = {number: "it has no target_new" for number, fact in file.facts if not _target(fact)}
@@ -55,9 +55,10 @@ def _target(fact: Fact) -> str:
 
 def _asked(fact: Fact) -> Iterator[Hashable]:
     """What a fact has only one answer to."""
-    yield "prompt", fact.subject, fact.prompt
+    subject = fact.subject.strip()
+    yield "prompt", subject, fact.prompt.strip()
     if fact.relation is not None:
-        yield "relation", fact.subject, fact.relation
+        yield "relation", subject, fact.relation.strip()
 
 
 def _conflicts(facts: Iterable[tuple[int, Fact]]) -> Iterator[tuple[int, int, Fact]]:
@@ -78,6 +79,6 @@ def _repeated(facts: Iterable[tuple[int, Fact]]) -> Iterator[tuple[int, int]]:
     """Each fact that was said before, and the number of the first one that says it."""
     said: dict[Hashable, int] = {}
     for number, fact in facts:
-        first = said.setdefault((fact.prompt, fact.subject, _target(fact)), number)
+        first = said.setdefault((fact.prompt.strip(), fact.subject.strip(), _target(fact)), number)
         if first != number:
             yield number, first

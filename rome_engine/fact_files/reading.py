@@ -49,14 +49,14 @@ def read_facts(path: str | Path) -> FactFile:
 
     A record is one of: this package's own (the fields of `Fact`; in a table, lists are JSON or texts with | between
     them); ROME's "known" facts (prompt, subject, attribute: Meng et al. 2022, tracing data); CounterFact's, as it was
-    published (requested_rewrite) or flat (ground_truth); zsRE's (src, subject, alt). Fields that a schema has not make
-    a record malformed.
+    published (requested_rewrite) or flat (ground_truth); zsRE's (src, subject, alt). Fields that a schema has not, and
+    fields given twice, make a record malformed; columns that none has, a table.
     Raises StorageError for a file that cannot be read or is none of these, PromptError where no record can be used.
     """
     path = Path(path)
     try:
         content = path.read_bytes()
-        found = list(records(content.decode("utf-8-sig"), path))
+        found = list(records(content.decode("utf-8-sig"), path, schemas.FIELDS))
     except OSError as error:
         raise StorageError(f"cannot read the facts {path}: {error.strerror or error} (check the path)") from error
     except UnicodeDecodeError as error:

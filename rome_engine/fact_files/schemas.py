@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rome_engine.errors import PromptError
@@ -29,11 +29,15 @@ def fact(record: Any) -> Fact:
     schema = next((schema for schema in SCHEMAS if schema.mark in record), None)
     if schema is None:
         return _own(record)
-    known = schema.fields.split()
+    _check_known(record, schema.fields)
+    return schema.read(record)
+
+
+def _check_known(record: Mapping[str, Any], names: str, place: str = "") -> None:
+    known = names.split()
     unknown = sorted(set(record) - set(known))
     if unknown:
-        raise PromptError(f"unknown fields {', '.join(unknown)}: known are {', '.join(sorted(known))}")
-    return schema.read(record)
+        raise PromptError(f"unknown fields {', '.join(unknown)}{place}: known are {', '.join(sorted(known))}")
 
 
 def _own(record: Mapping[str, Any]) -> Fact:
@@ -59,12 +63,12 @@ def _known(record: Mapping[str, Any]) -> Fact:
 
 def _counterfact(record: Mapping[str, Any]) -> Fact:
     """CounterFact as it was published (Meng et al. 2022); its attribute prompts are left out."""
-    asked = _object(record, "requested_rewrite")
+    asked = _object(record, "requested_rewrite", "prompt relation_id target_new target_true subject")
     return Fact.of(
         _text(asked, "prompt"),
         _text(asked, "subject"),
-        target_true=_text(_object(asked, "target_true"), "str").strip(),
-        target_new=_text(_object(asked, "target_new"), "str").strip(),
+        target_true=_text(_object(asked, "target_true", "str id"), "str").strip(),
+        target_new=_text(_object(asked, "target_new", "str id"), "str").strip(),
         paraphrases=_texts(record, "paraphrase_prompts"),
         neighbourhood=_texts(record, "neighborhood_prompts"),
         generation=_texts(record, "generation_prompts"),
@@ -123,6 +127,10 @@ SCHEMAS = (
     Schema("src", "case_id subject src pred rephrase alt answers loc loc_ans cond portability", _zsre),
     Schema("attribute", "known_id subject attribute template prediction prompt relation_id", _known),
 )
+FIELDS = frozenset(
+    (*(field.name for field in fields(Fact)), *(name for schema in SCHEMAS for name in schema.fields.split()))
+)
+"""Those of all schemas."""
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:
@@ -141,10 +149,11 @@ def _texts(record: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _object(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _object(record: Mapping[str, Any], name: str, known: str) -> Mapping[str, Any]:
     value = record.get(name)
     if not isinstance(value, dict):
         raise PromptError(f"the record has no object {name!r}")
+    _check_known(value, known, f" in {name!r}")
     return value
 
 

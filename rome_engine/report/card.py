@@ -14,30 +14,40 @@ from rome_engine.bench.nll import Answered
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.health import Health
 from rome_engine.edit.provenance import Provenance
+from rome_engine.report.card_use import Form, base, shown, use
 
 FACTS = 20
 """How many facts are shown one by one."""
 
 
-def edit_card(edit: Edit, effects: Sequence[Effect], health: Health | None = None) -> str:
-    """The card of an edit. effects: what it did to its facts; health: what to the model, where that was measured."""
+def edit_card(
+    edit: Edit,
+    effects: Sequence[Effect],
+    health: Health | None = None,
+    form: Form | None = "edit",
+    path: str = "edit.safetensors",
+) -> str:
+    """The card of an edit. effects: what it did to its facts; health: what to the model, where that was measured.
+
+    form, path: what the card lies beside and tells to load, such as "merged" at "."; None where nothing is kept.
+    """
     about = edit.provenance
     parts = [
         _head(about),
-        f"# Edit of {about.model}: {_named(len(about.facts), 'fact')}\n",
+        f"# Edit of {shown(about.model)}: {_named(len(about.facts), 'fact')}\n",
         _changed(effects),
         _means(effects),
         _where(edit),
         _health(health),
         _by_what(about),
-        _use(about),
+        "" if form is None else use(form, about.model, path),
     ]
     return "\n".join(part for part in parts if part)
 
 
 def _head(about: Provenance) -> str:
     tags = "".join(f"- {tag}\n" for tag in ("model-editing", "rome-engine", about.method))
-    return f"---\nbase_model: {json.dumps(about.model)}\ntags:\n{tags}---\n"
+    return f"---\nbase_model: {json.dumps(base(about.model))}\ntags:\n{tags}---\n"
 
 
 def _changed(effects: Sequence[Effect]) -> str:
@@ -97,7 +107,7 @@ def _health(health: Health | None) -> str:
 def _by_what(about: Provenance) -> str:
     rows = [
         ("method", about.method),
-        ("model", f"{about.model}, {about.dtype}"),
+        ("model", f"{shown(about.model)}, {about.dtype}"),
         ("sha256 of the model", f"`{about.model_hash}`"),
         ("contexts", f"`{about.contexts}`" if about.contexts else ""),
         ("second moments", ", ".join(f"layer {layer}: `{key[:16]}…`" for layer, key in about.moments.items())),
@@ -106,22 +116,6 @@ def _by_what(about: Provenance) -> str:
     ]
     settings = json.dumps(about.config, indent=2, ensure_ascii=False)
     return f"## By what\n\n{_table(('', ''), [row for row in rows if row[1]])}\nSettings:\n\n```json\n{settings}\n```\n"
-
-
-def _use(about: Provenance) -> str:
-    return (
-        "## To apply it and to undo it\n\n"
-        "```python\n"
-        "from rome_engine.edit import Edit\n"
-        "from rome_engine.model.language_model import LanguageModel\n\n"
-        f"model = LanguageModel.load({about.model!r})\n"
-        'edit = Edit.load("edit.safetensors")\n'
-        "with edit.applied(model):\n"
-        "    ...  # edited here, and bit for bit what it was afterwards\n"
-        "handle = edit.apply_(model)  # for good, until\n"
-        "handle.undo()\n"
-        "```\n"
-    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from rome_engine.edit import Edit, Health
 from rome_engine.model.language_model import LanguageModel
 from tests.cli.conftest import Cli, refused
-from tests.edit.examples import random_edit
+from tests.edit.examples import random_edit, same_logits
 
 FACTS = [
     {
@@ -35,6 +36,15 @@ PROMISED = ("file", "records", "edited", "skipped", "summary", "facts", "layers"
 def write(records: list[dict[str, Any]], name: str = "facts.jsonl") -> str:
     Path(name).write_text("\n".join(map(json.dumps, records)))
     return name
+
+
+def usage(card: str, model: Path, folder: Path) -> Any:
+    """The model that the card's own lines load in its folder."""
+    code = card.partition("```python\n")[2].partition("```")[0].partition("with ")[0]
+    names: dict[str, Any] = {}
+    with contextlib.chdir(folder):
+        exec(code.replace(repr(model.name), repr(str(model))), names)  # a card tells a folder's name alone
+    return names["model"]
 
 
 @pytest.fixture
@@ -68,10 +78,18 @@ def test_facts_are_rewritten_in_every_form(cli: Cli, neox: Path, options: list[o
     adapted: Any = peft.AutoPeftModelForCausalLM.from_pretrained(str(here / "adapter"))
     with torch.no_grad():
         assert torch.equal(merged(input_ids=ids).logits, expected)
-        assert torch.allclose(adapted(input_ids=ids).logits, expected, atol=1e-4)
+        assert same_logits(adapted(input_ids=ids).logits, expected)
     card = Path("card.md").read_text()
-    assert card == Path("merged/README.md").read_text() == Path("adapter/README.md").read_text()
-    assert card.startswith("---\nbase_model:") and "3 facts" in card
+    assert card.startswith('---\nbase_model: "neox"\n') and "3 facts" in card
+    assert 'rome-engine ask "PROMPT" --model neox --edit e.safetensors\n' in card
+    assert json.loads(Path("adapter/adapter_config.json").read_text())["base_model_name_or_path"] == str(neox)
+    for form in ("merged", "adapter"):
+        other = Path(form, "README.md").read_text()
+        assert other.partition("## To ")[0] == card.partition("## To ")[0] and str(neox.parent) not in other
+        assert "e.safetensors" not in other and "edit.safetensors" not in other
+        loaded = usage(other, neox, Path(form))
+        with torch.no_grad():
+            assert same_logits(loaded(input_ids=ids).logits, expected)
     answers = [
         cli("ask", FACTS[0]["prompt"].replace("{}", FACTS[0]["subject"]), "-m", neox, *files, "--json").record["top"]
         for files in ((), ("--edit", "e.safetensors"))

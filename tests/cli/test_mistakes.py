@@ -116,6 +116,66 @@ def test_outputs_in_use_are_said_before_any_work(cli: Cli, here: Path, no_model:
     assert (here / "full" / "file").read_text() == "mine"
 
 
+READ, TWICE, MODEL = "this command reads it", "another output of this command goes there", "in the model's folder"
+FACTS = ("edit-facts", "f.jsonl", "-m", "neox")
+DESTRUCTIVE = [
+    ((*FACTS, "--save", "f.jsonl"), ("cannot write f.jsonl", READ, "another name")),
+    ((*FACTS, "--card", "neox/../f.jsonl"), (READ,)),
+    ((*FACTS, "--save", "link"), ("cannot write link", READ)),
+    ((*FACTS, "--save", "c.txt", "--corpus", "c.txt"), ("cannot write c.txt", READ)),
+    ((*EDIT, "--save", "c.txt", "--corpus", "c.txt"), ("cannot write c.txt", READ)),
+    ((*FACTS, "--save", "same", "--card", "same"), ("cannot write same", TWICE, "another name")),
+    ((*FACTS, "--merged", "new", "--adapter", "./new"), ("cannot write new", TWICE)),
+    ((*FACTS, "--merged", "new/in", "--adapter", "new"), ("cannot write new", TWICE)),
+    ((*FACTS, "--save", "free/model.safetensors", "--merged", "free"), ("cannot write free", TWICE)),
+    ((*FACTS, "--save", "neox/model.safetensors"), ("cannot write neox/model.safetensors", MODEL, "elsewhere")),
+    ((*FACTS, "--merged", "neox/merged"), ("cannot write neox/merged", MODEL)),
+    ((*EDIT, "-m", "neox", "--card", "neox/README.md"), ("cannot write neox/README.md", MODEL)),
+    ((*EDIT, "--save", "cache/rome_engine/smollm2-135m-instruct-0.1.2/model.safetensors"), (MODEL,)),
+    (("card", "f.jsonl", "--out", "f.jsonl"), (READ,)),
+    (("ledger", "add", "neox/kept", "f.jsonl", "-m", "neox"), (MODEL,)),
+    (("ledger", "export", "kept", "neox/new", "-m", "neox"), (MODEL,)),
+    ((*TRACE, "-m", "neox", "--out", "neox/config.json"), (MODEL,)),
+    ((*TRACE, "--out", "a.json", "--out", "a.json"), ("cannot write a.json", TWICE)),
+    ((*TRACE, "--subjects", "s.csv", "--out", "s.csv"), ("cannot write s.csv", READ)),
+    (("screen", *TRACE[1:], "--subjects", "s.csv", "--out", "s.csv"), ("cannot write s.csv", READ)),
+    (("trace-facts", "--run", "s.csv", "--subjects", "s.csv"), ("cannot write s.csv", READ)),
+    (("trace-facts", "-m", "neox", "--run", "neox/run.sqlite"), (MODEL,)),
+    (("locate-edit", "f.json", "--out", "f.json"), ("cannot write f.json", READ)),
+    (("bench", "own", "--corpus", "c.txt", "--run", "c.txt"), ("cannot write c.txt", READ)),
+    (("bench", "own", "-m", "neox", "--out", "neox/config.json"), (MODEL,)),
+    (("compare", "r.json", "--out", "r.json"), ("cannot write r.json", READ)),
+    (("lens", PROMPT, "-m", "neox", "--out", "neox/config.json"), (MODEL,)),
+    (("attribute", PROMPT, "-m", "neox", "--out", "neox/config.json"), (MODEL,)),
+    (("activations", PROMPT, "-m", "neox", "--out", "neox/model.safetensors"), (MODEL,)),
+    ((*STATS, "--corpus", "c.txt", "--shard", "1/2", "--out", "c.txt"), ("cannot write c.txt", READ)),
+    (("stats", "export", "neox/c.npz", "--layer", "1", "-m", "neox"), (MODEL,)),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), DESTRUCTIVE, ids=lambda value: " ".join(value)[:60])
+def test_nothing_is_written_over_what_is_read_or_written_too(
+    cli: Cli,
+    here: Path,
+    no_model: None,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    said: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+    for folder in ("neox", "free", "cache/rome_engine/smollm2-135m-instruct-0.1.2"):
+        (here / folder).mkdir(parents=True)
+    fact = '{"prompt": "{} is in", "subject": "Rome", "target_new": "Spain"}'
+    files = {"f.jsonl": fact, "f.json": f"[{fact}]", "c.txt": "Some text.", "s.csv": "Rome", "r.json": "{}"}
+    for name, content in files.items():
+        (here / name).write_text(content)
+    (here / "link").symlink_to("f.jsonl")
+    before = sorted(here.rglob("*"))
+    refused(cli(*command), *said)
+    assert sorted(here.rglob("*")) == before
+    assert {name: (here / name).read_text() for name in files} == files
+
+
 # Models
 
 

@@ -173,9 +173,9 @@ MISTAKES = [
     (("facts.json", "--out", "a.json", "--out", "map"), ("no suffix",)),
     (("facts.json", "--out", "none/map.html"), ("the folder none does not exist",)),
     (("facts.json", "--run", "none/run.sqlite"), ("the folder none does not exist",)),
-    (("facts.json", "--run", "facts.json"), ("the facts are read from it", "--run")),
-    (("facts.json", "--out", "facts.json"), ("cannot write facts.json: the facts are read from it",)),
-    (("facts.json", "--run", "a.json", "--out", "a.json"), ("cannot write a.json: the run is kept in it",)),
+    (("facts.json", "--run", "facts.json"), ("cannot write facts.json: this command reads it",)),
+    (("facts.json", "--out", "facts.json"), ("cannot write facts.json: this command reads it",)),
+    (("facts.json", "--run", "a.json", "--out", "a.json"), ("cannot write a.json: another output",)),
     (("facts.json", "--run", "broken.json"), ("broken.json is damaged or no run of trace-facts", "--run")),
     (("facts.json", "two"), ("unexpected extra argument",)),
 ]

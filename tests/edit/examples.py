@@ -89,5 +89,10 @@ def bit_equal(model: LanguageModel, before: dict[str, Tensor]) -> bool:
     return now.keys() == before.keys() and all(_bits(now[name], before[name]) for name in now)
 
 
+def same_logits(found: Tensor, expected: Tensor) -> bool:
+    """Whether logits are what is promised of an adapter in float32: to 1e-5 of the largest of them."""
+    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
+
+
 def _bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))

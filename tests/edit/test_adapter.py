@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM
 from rome_engine.edit import Edit, save_merged
 from rome_engine.edit.adapter import save_adapter
 from rome_engine.errors import StorageError, WrongWeightsError
+from rome_engine.model import embedded
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
-from tests.edit.examples import bit_equal, fitted, random_edit, state
+from tests.edit.examples import bit_equal, fitted, random_edit, same_logits, state
 
 IDS = torch.arange(21).reshape(3, 7) * 11 % 400 + 3
 
@@ -43,7 +44,7 @@ def check(model: LanguageModel, edit: Edit, folder: Path) -> Any:
     adapted: Any = peft.PeftModel.from_pretrained(base, str(folder / "adapter"))
     expected = logits(merged)
     assert (unedited - expected).abs().max() > 0.1
-    assert (logits(adapted) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert same_logits(logits(adapted), expected)
     found = {name for name, module in base.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)}
     assert found == {change.path for change in edit.layers.values()}
     for change in edit.layers.values():
@@ -87,7 +88,15 @@ def test_the_base_is_where_the_model_came_from(tmp_path: Path) -> None:
     loaded: Any = peft.AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter"))
     with random_edit(model).applied(model):
         expected = logits(model.module)
-    assert (logits(loaded) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert same_logits(logits(loaded), expected)
+
+
+def test_the_embedded_models_base_is_on_the_hub(tmp_path: Path) -> None:
+    model = tiny.language_model("llama")
+    model.name, model.module.config.name_or_path = embedded.NAME, str(tmp_path)
+    save_adapter(model, random_edit(model), tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -261,7 +261,7 @@ def test_batches_that_are_done_are_kept_when_another_fails(tmp_path: Path, monke
         assert len(before) > 1
         with searched(monkeypatch) as after, pytest.raises(EditError):
             values(model, FACTS, CONTEXTS, 1, config, store=store, memory=memory)
-        assert after == (FACTS[:1] if kept else before)
+        assert after == (list(FACTS[:1]) if kept else before)
 
 
 def test_equal_facts_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_the_first_of_equal_facts_stays() -> None:
     found = editable(of(LOUVRE, TATE, again, again))
     assert [number for number, _ in found.facts] == [1, 2]
     assert reasons(found) == {3: "it says the same as record 1", 4: "it says the same as record 1"}
+
+
+@pytest.mark.parametrize("spaced", [{"prompt": "{} is in "}, {"prompt": " {} is in\n"}, {"subject": " The Louvre "}])
+def test_white_space_around_a_text_makes_no_other_question(spaced: dict[str, str]) -> None:
+    again = replace(LOUVRE, relation=None, **spaced)
+    assert reasons(editable(of(LOUVRE, again))) == {2: "it says the same as record 1"}
+    assert set(reasons(editable(of(LOUVRE, replace(again, target_new="Bonn"))))) == {1, 2}
+    worded = replace(again, prompt="You find {} in", relation=" city", target_new="Bonn")
+    assert set(reasons(editable(of(LOUVRE, worded)))) == {1, 2}
 
 
 def test_no_target_is_told_and_is_no_conflict() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,17 @@ KNOWN = {
     "prompt": "Vinson Massif is located in the continent of",
     "relation_id": "P30",
 }
+ASKED = {
+    "prompt": "{} is located in",
+    "relation_id": "P30",
+    "target_new": {"str": "Antarctica", "id": "Q51"},
+    "target_true": {"str": "Africa", "id": "Q15"},
+    "subject": "Angola",
+}
 COUNTERFACT = {
     "case_id": 20952,
     "pararel_idx": 5,
-    "requested_rewrite": {
-        "prompt": "{} is located in",
-        "relation_id": "P30",
-        "target_new": {"str": "Antarctica", "id": "Q51"},
-        "target_true": {"str": "Africa", "id": "Q15"},
-        "subject": "Angola",
-    },
+    "requested_rewrite": ASKED,
     "paraphrase_prompts": ["A plaque. Angola belongs to"],
     "neighborhood_prompts": ["Ghana is in", "Mali is in"],
     "attribute_prompts": ["Ross Island is in"],
@@ -141,6 +144,37 @@ def test_a_table_is_the_same_facts(written: Any) -> None:
     assert found.lines == ((1, 2), (2, 4), (3, 5))
 
 
+@pytest.mark.parametrize("schema", [OWN, FLAT, KNOWN, ZSRE])
+def test_each_flat_schema_can_be_a_table(written: Any, schema: dict[str, Any]) -> None:
+    text = io.StringIO()
+    rows = csv.DictWriter(text, list(schema))
+    rows.writeheader()
+    rows.writerow({name: json.dumps(value) if isinstance(value, list) else value for name, value in schema.items()})
+    assert read_facts(written(text.getvalue(), "facts.csv")).facts == read_facts(written([schema])).facts
+
+
+def test_texts_with_bars_are_lists_in_every_schema(written: Any) -> None:
+    table = "subject,src,alt,answers\nRome,Where is Rome?,Spain,Italy | Lazio\n"
+    ((_, fact),) = read_facts(written(table, "facts.csv")).facts
+    assert fact.target_true == "Italy"
+
+
+@pytest.mark.parametrize(
+    ("twice", "said"),
+    [
+        ('{"prompt": "{} is in", "subject": "Rome", "target_new": "a", "target_new": "b"}', "target_new"),
+        ('{"requested_rewrite": {"subject": "Rome", "subject": "Bonn"}}', "subject"),
+        ('{"prompt": "{} is in", "subject": "Rome", "paraphrases": [{"id": 1, "id": 2}]}', "id"),
+    ],
+)
+def test_a_field_that_stands_twice_is_told(written: Any, twice: str, said: str) -> None:
+    own = json.dumps(OWN)
+    for content, name in ((f"[{own}, {twice}]", "facts.json"), (f"{own}\n{twice}", "facts.jsonl")):
+        found = read_facts(written(content, name))
+        assert [number for number, _ in found.facts] == [1]
+        assert found.malformed[0].reason == f"the field {said!r} stands twice in one object: leave one of them"
+
+
 def test_the_packages_own_facts() -> None:
     found = read_facts(data_file("facts.json"))
     assert found.records > 20 and not found.malformed
@@ -160,6 +194,9 @@ MALFORMED = [
     ({**COUNTERFACT, "color": "red"}, "unknown fields color"),
     ({**FLAT, "color": "red"}, "unknown fields color"),
     ({**ZSRE, "color": "red"}, "unknown fields color"),
+    ({**COUNTERFACT, "requested_rewrite": {**ASKED, "color": 1}}, "unknown fields color in 'requested_rewrite': known"),
+    ({**COUNTERFACT, "requested_rewrite": {**ASKED, "target_new": {"str": "x", "color": 1}}}, "color in 'target_new'"),
+    ({**COUNTERFACT, "requested_rewrite": {**ASKED, "target_true": {"str": "x", "i d": 1}}}, "i d in 'target_true'"),
     ({**ZSRE, "subject": "Halley's Comets"}, "does not occur"),
     ({**ZSRE, "alt": None}, "has no text 'alt'"),
     ({**ZSRE, "answers": "Halley"}, "'answers' is no list of texts"),
@@ -172,10 +209,7 @@ MALFORMED = [
     (None, "not NoneType"),
     ("{} is in", "not str"),
     ({**COUNTERFACT, "requested_rewrite": []}, "no object 'requested_rewrite'"),
-    (
-        {**COUNTERFACT, "requested_rewrite": {**COUNTERFACT["requested_rewrite"], "target_true": "Africa"}},
-        "target_true",
-    ),  # type: ignore[dict-item]
+    ({**COUNTERFACT, "requested_rewrite": {**ASKED, "target_true": "Africa"}}, "target_true"),
 ]
 
 
@@ -197,10 +231,10 @@ def test_where_a_record_stands_is_told(written: Any) -> None:
     found = read_facts(written(f"\n{json.dumps(OWN)}\n\n{{broken\n", "facts.jsonl"))
     assert found.malformed[0].place == "line 4" and found.malformed[0].number == 2
     assert read_facts(written([OWN, 3])).malformed[0].place == "record 2"
-    table = "prompt,subject,colour\n{} is in,Rome\n{} is in,Rome,red\n{} is in,Rome,,4\n"
+    table = "prompt,subject,alt\n{} is in,Rome\n{} is in,Rome,Bonn\n{} is in,Rome,,4\n"
     found = read_facts(written(table, "facts.csv"))
     assert [(one.place, one.reason.partition(":")[0]) for one in found.malformed] == [
-        ("line 3", "unknown fields colour in a fact"),
+        ("line 3", "unknown fields alt in a fact"),
         ("line 4", "the row has 4 cells under 3 columns"),
     ]
 
@@ -216,7 +250,8 @@ def test_files_that_cannot_be_used(written: Any, tmp_path: Path) -> None:
     for table, said in (
         ("a,a\n1,2", "none twice"),
         ("a,\n1,2", "name each column"),
-        ('a,b\n"x"y,', "line 2 is no CSV"),
+        ('prompt,src\n"x"y,', "line 2 is no CSV"),
+        ("prompt,subject,colour\n{} is in,Rome,\n", "unknown columns colour: known are .*, prompt, "),
     ):
         with pytest.raises(StorageError, match=said):
             read_facts(written(table, "facts.csv"))

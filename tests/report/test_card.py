@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ import yaml
 from rome_engine.bench.effects import ask
 from rome_engine.edit import Edit, Health
 from rome_engine.facts import Fact
+from rome_engine.model import embedded
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.report.card import FACTS, edit_card
+from rome_engine.report.card_use import Form, use
 from tests import tiny
 from tests.edit.examples import random_edit
 
@@ -70,6 +74,32 @@ def test_the_head_is_yaml(model: LanguageModel) -> None:
         "base_model": 'org/a "name": of',
         "tags": ["model-editing", "rome-engine", "memit"],
     }
+
+
+def test_a_folder_is_named_without_its_path(model: LanguageModel, tmp_path: Path) -> None:
+    for name in (str(tmp_path), f"{tmp_path}/", os.path.relpath(tmp_path)):
+        said = card(model, [FACT], model=name)
+        assert f'base_model: "{tmp_path.name}"' in said and f"# Edit of {tmp_path.name}: " in said
+        assert name not in said and f"--model {tmp_path.name} --edit" in said
+
+
+def test_the_embedded_models_base_is_on_the_hub(model: LanguageModel) -> None:
+    said = card(model, [FACT], model=embedded.NAME)
+    assert 'base_model: "HuggingFaceTB/SmolLM2-135M-Instruct"' in said and f"# Edit of {embedded.NAME}" in said
+    assert '"PROMPT" --edit edit.safetensors' in said
+    said = use("adapter", embedded.NAME, ".")
+    assert f"base = LanguageModel.load({embedded.NAME!r}).module" in said and "PeftModel.from_pretrained(base" in said
+
+
+def test_it_tells_how_to_load_the_form_it_lies_beside(model: LanguageModel) -> None:
+    edit = random_edit(model)
+    forms: tuple[Form | None, ...] = ("edit", "merged", "adapter", None)
+    said = {form: edit_card(edit, [], form=form, path="here") for form in forms}
+    assert "--edit here" in said["edit"] and "Edit.load('here')" in said["edit"]
+    assert "AutoModelForCausalLM.from_pretrained('here')" in said["merged"]
+    assert "PeftModel.from_pretrained(base, 'here')" in said["adapter"]
+    assert all("Edit.load" not in said[form] for form in ("merged", "adapter", None))
+    assert "## To " not in said[None]
 
 
 def test_health_that_was_not_measured_is_left_out(model: LanguageModel) -> None:
