@@ -19,8 +19,10 @@ import torch
 
 from rome_engine.bench.run import BEFORE, Row
 from rome_engine.bench.run_file import RunFile, read_run
+from rome_engine.cli.bench_inputs import Text
 from rome_engine.edit import values
 from rome_engine.model.language_model import LanguageModel
+from tests import tiny
 from tests.cli.conftest import Cli, refused
 from tests.cli.test_process import INTERRUPTED, run
 from tests.stats.texts import paragraphs
@@ -196,6 +198,15 @@ def test_a_texts_perplexity_is_measured_before_and_after(cli: Cli, options: list
     for found in (entry["general_before"], entry["general_after"]):
         assert found["perplexity"] == pytest.approx(exp(found["nll"])) and 0 < found["nll_standard_error"] < 1
     assert set(read_run("bench-facts-r-rome-sequential.sqlite").general) == {BEFORE, 0, 1}
+
+
+def test_it_is_told_how_far_a_text_is_read() -> None:
+    told: list[tuple[str, int, int]] = []
+    Text("The Louvre is in Paris, the capital of France. " * 100)(
+        tiny.language_model("llama"), lambda *of: told.append(of)
+    )
+    assert len(told) > 1 and {label for label, _, _ in told} == {"reading the text"}
+    assert told[-1][1] == told[-1][2]
 
 
 def test_order_and_metrics_are_chosen(cli: Cli, options: list[object]) -> None:
