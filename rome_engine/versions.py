@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import version
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package, of the libraries that compute, and of Python."""
-    names = ("rome-engine", "torch", "transformers")
+def versions(*others: str) -> dict[str, str]:
+    """Versions of this package, of the libraries that compute, of others that are installed, and of Python."""
+    names = ("rome-engine", "torch", "transformers", *others)
     return {name.replace("-", "_"): version(name) for name in names} | {"python": platform.python_version()}

@@ -92,21 +92,29 @@ class Plan:
 
 
 def environment(model: LanguageModel) -> dict[str, Any]:
-    """What computes a run's numbers: weights, type, device, libraries, threads."""
-    device = model.device
+    """What computes a run's numbers: weights, tokenizer, type, device, libraries, threads."""
     return {
         "model": model.name,
         "weights": model.weight_hash(),
+        "tokenizer": model.tokenizer_hash(),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        **_device(model.device),
         "attention": str(model.module.config._attn_implementation),
         **machine(),
     }
 
 
+def _device(device: torch.device) -> dict[str, Any]:
+    """Its name; of a GPU also the CUDA version, and whether float32 products are rounded to TF32."""
+    if device.type != "cuda":
+        return {"device": device.type}
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    return {"device": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "tf32": tf32}
+
+
 def machine() -> dict[str, Any]:
     """The part of it that is known without the model."""
-    return {"threads": torch.get_num_threads(), **versions()}
+    return {"threads": torch.get_num_threads(), **versions("numpy", "tokenizers")}
 
 
 def grouped(records: Sequence[tuple[int, Record]]) -> list[Sequence[tuple[int, Record]]]:

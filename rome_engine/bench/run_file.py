@@ -74,6 +74,11 @@ class RunFile(SqliteFile):
             query = "SELECT position FROM records WHERE checkpoint = ?"
             return {position for (position,) in self.sqlite.execute(query, (checkpoint,))}
 
+    def forget_failed(self) -> None:
+        """Take the marks of failed records away, so that the records are tried again."""
+        with self._putting_down():
+            self.sqlite.execute("DELETE FROM records WHERE status = 'failed'")
+
     def keep(self, rows: Iterable[Row], general: Mapping[int, Mapping[str, float]] | None = None) -> None:
         """Put down rows and figures of the whole model, all or none."""
         numbers = [(at, name, value) for at, figures in (general or {}).items() for name, value in figures.items()]

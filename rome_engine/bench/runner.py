@@ -10,7 +10,7 @@ from rome_engine.bench import sequential
 from rome_engine.bench.answering import MEMORY
 from rome_engine.bench.datasets import DataSet
 from rome_engine.bench.metrics import named
-from rome_engine.bench.plan import Plan, environment, grouped
+from rome_engine.bench.plan import Plan, Protocol, environment, grouped
 from rome_engine.bench.run import BEFORE, Row, Run
 from rome_engine.bench.run_file import RunFile
 from rome_engine.bench.untouched import Untouched
@@ -43,21 +43,25 @@ def run_benchmark(
     untouched: Path | None = None,
     spread: Spread | None = None,
     told: Told | None = None,
+    again: bool = False,
 ) -> Run:
     """Run a benchmark into a file, or go on with it; the model is afterwards bit for bit what it was.
 
     config: the method's settings; its default where left out. general: measured on the untouched model and, where the
     edits stay in force, at each checkpoint. memory: bytes a batch may use. untouched: see `Untouched`. spread: where
     records that are edited alone are worked on; here, where left out. told(phase, done, of) is called as work goes on.
+    again: try the records of this run once more that are marked as failed; those that are done stay as they are.
 
     The same call after a kill goes on and ends with the rows of a run that was never interrupted; a record that fails
     is marked with its reason, and the rest goes on. Where the disk of the run's own file is full no mark can be put
     there either: the run stops with NoRoomError, the file holds what was finished, and the same call goes on once there
     is room. Where that of the cache is full nothing is kept there, which is logged as a warning, and the run goes on.
-    Raises BenchError for a plan that cannot be carried out, EditError for layers that the model does not have or that
-    are kept on the disk, RunError for a file of another benchmark, InUseError for one that another process has open,
-    StorageError.
+    Raises BenchError for a plan that cannot be carried out, or not again (see `check_again`), EditError for layers that
+    the model does not have or that are kept on the disk, RunError for a file of another benchmark, InUseError for
+    one that another process has open, StorageError.
     """
+    if again:
+        check_again(plan.protocol, Path(path))
     method = editor(plan.method)
     settings = method.default(model) if config is None else config
     metrics = named(plan.metrics)
@@ -72,6 +76,8 @@ def run_benchmark(
     batch_of = {position: number for number, batch in enumerate(batches) for position in batch}
     with RunFile(Path(path)) as file, Untouched(model, untouched, memory) as answers:
         file.begin(plan.configuration(data, settings, about), environment(model), len(records))
+        if again:
+            file.forget_failed()
         kept = sequential.Kept(file, dict.fromkeys(batch_of, 0) if plan.protocol == "single" else batch_of)
         work = Work.of(model, method, moments, settings, metrics, answers, memory)
         if general is not None:
@@ -84,12 +90,23 @@ def run_benchmark(
         return run
 
 
+def check_again(protocol: Protocol, path: Path) -> None:
+    """Raises BenchError where no failed record can be tried again: edits that lie on top of each other, or no run."""
+    if protocol != "single":
+        raise BenchError(
+            f"failed records of the protocol {protocol} cannot be tried again, because its edits lie on top of each "
+            "other: start a new run with --run"
+        )
+    if not path.is_file():
+        raise BenchError(f"there is no benchmark run {path} whose failed records could be tried again: check --run")
+
+
 def _alone(work: Work, records: Numbered, kept: sequential.Kept, spread: Spread | None, told: Told | None) -> None:
     """Each record from the untouched model. Groups are always the same ones, so that sums are rounded the same."""
     groups = grouped(records)
     for at, label in ((BEFORE, "asking the untouched model"), (0, "editing and scoring")):
         done = kept.finished(at)
-        missing = [group for group in groups if not done.issuperset(position for position, _ in group)]
+        missing = [left for group in groups if (left := [one for one in group if one[0] not in done])]
         count = len(records) - sum(map(len, missing))
         if told is not None:
             told(label, count, len(records))

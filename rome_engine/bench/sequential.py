@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import time
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor
 
+from rome_engine.bench.batch_edit import Made, make
 from rome_engine.bench.effects import unaskable
 from rome_engine.bench.plan import Plan, grouped
 from rome_engine.bench.run import BEFORE, Row
 from rome_engine.bench.run_file import RunFile
-from rome_engine.bench.work import Numbered, Told, Work, failed, reason
+from rome_engine.bench.work import Numbered, Told, Work, failed
 from rome_engine.edit.closed_form import extended
 from rome_engine.edit.edit import Edit
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A batch's edit and its facts' keys by layer (for a history), and the seconds it took; or why there is none."""
-
-    edit: Edit | None
-    keys: Mapping[int, Tensor]
-    why: str = ""
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +44,27 @@ class Kept:
 
     def batch(self, number: int) -> Made | None:
         """What an earlier sitting made of a batch."""
+        kept = json.loads(self.file.state(f"{number} left out") or "{}")
+        left_out = {int(at): why for at, why in kept.items()}
         why = self.file.state(f"{number} failed")
         if why is not None:
-            return Made(None, {}, why.decode())
+            return Made(None, {}, left_out, why.decode())
         edit, keys, seconds = (self.file.state(f"{number} {what}") for what in ("edit", "keys", "seconds"))
         if edit is None or keys is None or seconds is None:
             return None
         found = {int(at): of for at, of in safetensors.torch.load(keys).items()}
-        return Made(Edit.from_bytes(edit, f"the edit of batch {number}"), found, seconds=float(seconds))
+        return Made(Edit.from_bytes(edit, f"the edit of batch {number}"), found, left_out, seconds=float(seconds))
 
     def keep_batch(self, number: int, made: Made) -> None:
         """Put it down, where it is not there yet."""
         if self.batch(number) is not None:
             return
+        states = {"left out": json.dumps(dict(made.left_out)).encode()}
         if made.edit is None:
-            self.file.keep_states({f"{number} failed": made.why.encode()})
-            return
-        content = safetensors.torch.save({str(at): of.contiguous() for at, of in made.keys.items()})
-        states = {"edit": made.edit.to_bytes(), "keys": content, "seconds": repr(made.seconds).encode()}
+            states["failed"] = made.why.encode()
+        else:
+            keys = safetensors.torch.save({str(at): of.contiguous() for at, of in made.keys.items()})
+            states |= {"edit": made.edit.to_bytes(), "keys": keys, "seconds": repr(made.seconds).encode()}
         self.file.keep_states({f"{number} {what}": content for what, content in states.items()})
 
 
@@ -100,8 +90,9 @@ def run(
     batches = plan.batches([record for _, record in records])
     with ExitStack() as in_force:
         for number, batch in enumerate(batches):
-            made = kept.batch(number) or _made(work, [records[at] for at in batch if at not in why_not], history, told)
+            made = kept.batch(number) or make(work, [records[at] for at in batch if at not in why_not], history, told)
             kept.keep_batch(number, made)
+            why_not |= made.left_out
             if made.edit is None:
                 why_not |= {at: made.why for at in batch if at not in why_not}
             else:
@@ -157,17 +148,3 @@ def _unaskable(work: Work, records: Numbered) -> dict[int, str]:
 def _tell(told: Told | None, label: str, done: int, of: int) -> None:
     if told is not None:
         told(label, done, of)
-
-
-def _made(work: Work, records: Numbered, history: Mapping[int, Any], told: Told | None) -> Made:
-    """A batch's edit on the model as it is; a batch that fails is left out, and the next ones go on without it."""
-    facts = [fact for _, record in records for fact in record.edits]
-    if not facts:
-        return Made(None, {}, "no record of its batch can be edited")
-    began = time.perf_counter()
-    try:
-        edit, keys = work.solved(facts, history, told)
-    except Exception as error:  # of whichever kind: the other batches are worth having
-        log.debug("a batch failed", exc_info=True)
-        return Made(None, {}, reason(error))
-    return Made(edit, keys, seconds=time.perf_counter() - began)

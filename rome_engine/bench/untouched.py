@@ -127,9 +127,7 @@ def _content(one: Answer) -> bytes:
 
 
 def _identity(model: LanguageModel) -> str:
-    backend: Any = getattr(model.tokenizer, "backend_tokenizer", None)
-    tokenizer = "" if backend is None else backend.to_str()
-    return f"{model.weight_hash()} {hashlib.sha256(tokenizer.encode()).hexdigest()} {model.device.type}"
+    return f"{model.weight_hash()} {model.tokenizer_hash()} {model.device.type}"
 
 
 def _opened(path: Path | None) -> SqliteFile | None:

@@ -16,13 +16,14 @@ from rome_engine.bench.metrics import Metric
 from rome_engine.bench.record import Record
 from rome_engine.bench.run import BEFORE, Row
 from rome_engine.bench.untouched import Untouched
-from rome_engine.edit.closed_form import ClosedForm, Keys
+from rome_engine.edit.closed_form import ClosedForm, Solution, Targets
 from rome_engine.edit.combined import combined
 from rome_engine.edit.context import Contexts
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.editor import Editor, History
 from rome_engine.edit.per_row import per_row
 from rome_engine.edit.trained import Trained
+from rome_engine.edit.value import Progress
 from rome_engine.edit.values import Store
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
@@ -123,32 +124,33 @@ class Work:
             return self.editor.fit_each(self.model, facts, self.moments, self.config, **given)
         return [self.fit(record.edits) for record in records]
 
-    def fit(self, facts: Sequence[Fact]) -> Edit:
+    def fit(self, facts: Sequence[Fact], told: Told | None = None) -> Edit:
         """The edit of some facts on the model as it is; those of a method of one fact one after another."""
-        return self.solved(facts, {})[0]
-
-    def solved(self, facts: Sequence[Fact], history: History, told: Told | None = None) -> tuple[Edit, Keys]:
-        """The same, with the facts' keys by layer for methods that keep a history."""
-        steps = None if told is None else lambda step, steps, _loss: told("editing: steps of a batch", step, steps)
         if isinstance(self.editor, Trained):
-            return self.editor.fit_whatever(self.model, facts, self.config, steps), {}
+            return self.editor.fit_whatever(self.model, facts, self.config, _steps(told))
         if not isinstance(self.editor, ClosedForm):
-            return self.editor.fit(self.model, facts, self.moments, self.config, steps), {}
+            return self.editor.fit(self.model, facts, self.moments, self.config, _steps(told))
         if self.editor.one_fact and len(facts) > 1:
-            return self._one_by_one(facts, told), {}
-        given: dict[str, Any] = {"contexts": self.contexts, "store": self.store, "new_only": False}
-        targets = self.editor.search(self.model, facts, self.config, steps, **given)
-        solution = self.editor.solve(self.model, targets, self.moments, self.config, history=history or None)
-        return solution.edit, solution.keys
+            return self._one_by_one(facts)
+        return self.solve(self.search(facts, told)).edit
 
-    def _one_by_one(self, facts: Sequence[Fact], told: Told | None) -> Edit:
+    def search(self, facts: Sequence[Fact], told: Told | None = None) -> Targets:
+        """The values of facts on the model as it is, for a method that solves for its weights."""
+        assert isinstance(self.editor, ClosedForm)
+        given: dict[str, Any] = {"contexts": self.contexts, "store": self.store, "new_only": False}
+        return self.editor.search(self.model, facts, self.config, _steps(told), **given)
+
+    def solve(self, targets: Targets, history: History | None = None) -> Solution:
+        """The edit that brings these values about on the model as it is."""
+        assert isinstance(self.editor, ClosedForm)
+        return self.editor.solve(self.model, targets, self.moments, self.config, history=history or None)
+
+    def _one_by_one(self, facts: Sequence[Fact]) -> Edit:
         edits: list[Edit] = []
         with ExitStack() as in_force:
             for fact in facts:
                 edits.append(self.fit([fact]))
                 in_force.callback(edits[-1].apply_(self.model).undo)
-                if told is not None:
-                    told("editing one after another", len(edits), len(facts))
         return combined(edits)
 
     # Parts
@@ -205,6 +207,10 @@ class Work:
                 log.debug("record %s failed", record.id, exc_info=True)
                 return [failed(position, record, checkpoint, reason(error))]
         return [row for one in records for row in self._each_if_need_be([one], checkpoint, rows)]
+
+
+def _steps(told: Told | None) -> Progress | None:
+    return None if told is None else lambda step, steps, _loss: told("editing: steps of a batch", step, steps)
 
 
 def reason(error: Exception) -> str:

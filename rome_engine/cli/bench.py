@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -79,7 +80,8 @@ def command(
             rich_help_panel=_WHAT,
             help="A metric, such as es, ge or free_em; may be given again. all: every one that the records have "
             "something for. Without it: those but ge and rs, which take ten times as long; rs too where --references "
-            "is given.",
+            "is given. What is not named is not measured: beside es or ps, name free_em too, whether free text says "
+            "the same.",
         ),
     ] = None,
     references: Annotated[
@@ -110,6 +112,14 @@ def command(
             "file in this folder, named after the data set, the method and the protocol.",
         ),
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            metavar=options.FLAG,
+            help="Try the failed records of a run of single edits once more; what is done stays as it is.",
+        ),
+    ] = False,
     out: Annotated[
         list[Path] | None,
         typer.Option(
@@ -133,7 +143,7 @@ def command(
     It can be interrupted, or killed, at any moment: the same command goes on, and ends with the same rows.
     """
     from rome_engine.bench.plan import Plan
-    from rome_engine.bench.runner import run_benchmark
+    from rome_engine.bench.runner import check_again, run_benchmark
     from rome_engine.bench.spreading import check_protocol
     from rome_engine.edit import editor
     from rome_engine.report.run_saving import RUN_SUFFIXES, save_run
@@ -144,15 +154,17 @@ def command(
     if cluster is not None:
         check_protocol(protocol)
     chosen = editor(method)
-    general = None if text is None else bench_inputs.Text.read(text)
+    held_out = None if text is None else bench_inputs.Text.read(text)
     bench_inputs.check_metrics(metric)
     records = bench_inputs.records(name, data, references)
     measured = bench_inputs.measured(metric, records)
-    about = None if general is None else general.sha256
+    about = None if held_out is None else held_out.sha256
     plan = Plan(method, measured, protocol, batch, limit, order, seed, about, every)
     path = Path(f"bench-{Path(records.name).stem}-{method}-{protocol}.sqlite") if run is None else run
     output.check_writable(path)
     output.check_apart((path, *files), (data, references, text, corpus), model.name)
+    if again:
+        check_again(protocol, path)
     named = {"seed": seed} if layer is None else {"seed": seed, "layer": layer}
     bench_inputs.check_run(path, plan, records, named, model.dtype)
 
@@ -161,7 +173,10 @@ def command(
     moments = editing.collected(loaded, chosen.layers(config), corpus, tokens)
     given: Any = {"moments": moments, "config": config, "memory": round(memory * 2**30)}
     with _resumable(path), output.phases() as told, _quietly(), _spread(cluster, model, loaded, plan, given) as spread:
-        found = run_benchmark(loaded, plan, records, path, general=general, spread=spread, told=told, **given)
+        general = None if held_out is None else partial(held_out, told=told)
+        found = run_benchmark(
+            loaded, plan, records, path, general=general, spread=spread, told=told, again=again, **given
+        )
     for file in files:
         save_run(found, file)
     if as_json:
@@ -169,6 +184,7 @@ def command(
     else:
         _show(found, records)
     output.written(path, *files)
+    _fail_if_all_failed(found)
 
 
 @contextmanager
@@ -206,6 +222,15 @@ def _quietly() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _fail_if_all_failed(run: Run) -> None:
+    last = run.at(run.last)
+    if any(row.status == "done" for row in last):
+        return
+    remedy = "try them --again" if run.configuration["protocol"] == "single" else "start a new run with --run"
+    why = f"all {len(last)} records failed, the first with: {last[0].reason} (when that is put right, {remedy})"
+    raise typer.Exit(output.complain(why, 1))
 
 
 def _record(run: Run, data: DataSet) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rome_engine.errors import BenchError, StorageError
 if TYPE_CHECKING:
     from rome_engine.bench.datasets import DataSet
     from rome_engine.bench.plan import Plan
+    from rome_engine.bench.work import Told
     from rome_engine.model.language_model import LanguageModel
 
 _RS = "rs"
@@ -39,11 +41,14 @@ class Text:
         """Of the content."""
         return hashlib.sha256(self.content.encode()).hexdigest()
 
-    def __call__(self, model: LanguageModel) -> Mapping[str, float]:
-        """The figure, of the model as it is."""
+    def __call__(self, model: LanguageModel, told: Told | None = None) -> Mapping[str, float]:
+        """The figure, of the model as it is, and the mean negative log-likelihood with its standard error in nats."""
         from rome_engine.bench.general import perplexity
 
-        return {"perplexity": perplexity(model, self.content).value}
+        progress = None if told is None else partial(told, "reading the text")
+        found = perplexity(model, self.content, progress=progress)
+        error = {} if found.nll_standard_error is None else {"nll_standard_error": found.nll_standard_error}
+        return {"perplexity": found.value, "nll": found.nll, **error}
 
 
 def records(name: str | None, data: Path | None, references: Path | None) -> DataSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from rich.text import Text
 from rome_engine.errors import PromptError, StorageError, TargetError
 
 Tick = Callable[[int, int], None]
+
+EVERY = 60.0
+"""Seconds between two lines of progress where stderr is no terminal."""
 
 
 def stdout() -> Console:
@@ -47,9 +51,42 @@ def emit(record: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(finite(record), allow_nan=False) + "\n")
 
 
+class Lines:
+    """Lines in the place of a progress bar, at most one in EVERY seconds: a log shows that the work goes on."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def tick(self, label: str) -> Tick:
+        """Of one phase: what is done, of all, and about how many minutes this phase will take still."""
+        first: tuple[float, int] | None = None
+
+        def tick(done: int, total: int) -> None:
+            nonlocal first
+            now = time.monotonic()
+            first = first or (now, done)
+            if now - self._said < EVERY:
+                return
+            self._said = now
+            began, before = first
+            left = (now - began) / (done - before) * (total - done) if done > before else None
+            more = "" if left is None else f", about {max(1, round(left / 60))} min left" if done < total else ""
+            sys.stderr.write(f"{label}: {done} of {total}{more}\n")
+            sys.stderr.flush()
+
+        return tick
+
+
 @contextmanager
-def progress(label: str) -> Iterator[Tick]:
-    """A progress bar on stderr with the time left; it is not drawn where stderr is no terminal."""
+def progress(label: str, lines: Lines | None = None) -> Iterator[Tick]:
+    """A progress bar on stderr with the time left; where stderr is no terminal, lines now and then.
+
+    lines: of the work that this is a phase of, so that many short phases say something too.
+    """
+    console = stderr()
+    if not console.is_terminal:
+        yield (lines or Lines()).tick(label)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -57,9 +94,8 @@ def progress(label: str) -> Iterator[Tick]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console = stderr()
     # One step may take minutes: the time left is told from the steps of the last hour.
-    options: dict[str, Any] = {"transient": True, "speed_estimate_period": 3600, "disable": not console.is_terminal}
+    options: dict[str, Any] = {"transient": True, "speed_estimate_period": 3600}
     with Progress(*columns, console=console, **options) as bar:
         task = bar.add_task(label, total=None)
 
@@ -74,12 +110,13 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar for each phase of the work, one after the other."""
     with ExitStack() as shown:
         bars: dict[str, Tick] = {}
+        lines = Lines()
 
         def told(phase: str, done: int, total: int) -> None:
             if phase not in bars:
                 shown.close()
                 bars.clear()
-                bars[phase] = shown.enter_context(progress(phase))
+                bars[phase] = shown.enter_context(progress(phase, lines))
             bars[phase](done, total)
 
         yield told

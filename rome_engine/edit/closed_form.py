@@ -48,6 +48,15 @@ class Targets:
         """The values, on the CPU."""
         return torch.stack([value.target.double().cpu() for value in self.values])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Targets]) -> Targets:
+        """Those of parts, at least one, with the same contexts."""
+        seconds: dict[str, float] = {}
+        for phase, spent in (item for part in parts for item in part.seconds.items()):
+            seconds[phase] = seconds.get(phase, 0.0) + spent
+        facts = tuple(fact for part in parts for fact in part.facts)
+        return cls(facts, parts[0].contexts, tuple(value for part in parts for value in part.values), seconds)
+
     def each(self) -> list[Targets]:
         """One for each fact."""
         return [Targets((fact,), self.contexts, (value,)) for fact, value in zip(self.facts, self.values, strict=True)]

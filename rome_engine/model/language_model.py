@@ -354,6 +354,12 @@ class LanguageModel:
             digests = list(pool.map(lambda item: _digest(item[0], read(*item)), sorted(state.items())))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
+    def tokenizer_hash(self) -> str:
+        """sha256 over all that the tokenizer does with a text; of nothing for one without a description of itself."""
+        backend: Any = getattr(self.tokenizer, "backend_tokenizer", None)
+        described = "" if backend is None else backend.to_str()
+        return hashlib.sha256(described.encode()).hexdigest()
+
 
 def _digest(name: str, tensor: Tensor) -> str:
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

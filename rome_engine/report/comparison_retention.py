@@ -25,10 +25,14 @@ STEPS = 24
 
 @dataclass(frozen=True)
 class Heat:
-    """A table whose cells are coloured: `steps` of the scale, None for a cell that is empty, a row a batch."""
+    """A table whose cells are coloured: `steps` of the scale, None for a cell that is empty, a row a batch.
+
+    tips: what a cell says when it is pointed at; empty for a cell that is.
+    """
 
     table: Table
     steps: Sequence[Sequence[int | None]]
+    tips: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def retention_curves(comparison: Comparison) -> list[Curves]:
 
 def retention_section(comparison: Comparison) -> RetentionSection | None:
     """The section; None where no run is sequential."""
-    heats = [Heat(retention_table(comparison, one), _steps(one)) for one in retained(comparison)]
+    heats = [Heat(retention_table(comparison, one), _steps(one), _tips(one)) for one in retained(comparison)]
     return RetentionSection("Retention", retention_curves(comparison), heats) if heats else None
 
 
@@ -117,6 +121,10 @@ def _steps(kept: Retention) -> list[list[int | None]]:
         [round((STEPS - 1) * (value - low) / span) if isfinite(value) else None for value in row]
         for row in kept.means.tolist()
     ]
+
+
+def _tips(kept: Retention) -> list[list[str]]:
+    return [[f"n = {count:.0f}" if count else "" for count in line] for line in kept.counts.tolist()]
 
 
 def _rules(*, dark: bool) -> list[str]:

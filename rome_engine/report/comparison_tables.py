@@ -155,7 +155,10 @@ def retention_table(comparison: Comparison, kept: Retention) -> Table:
     """A line a batch, a column a checkpoint; the last line is the mean over all records edited until then."""
     name = figure_name(kept.figure, comparison.figures)
     rows: list[list[Cell]] = [
-        [f"batch {batch}", *("" if not count else scaled(value, kept.figure) for value, count in _cells(kept, line))]
+        [
+            f"batch {batch}{_of(kept, line)}",
+            *("" if not count else scaled(value, kept.figure) for value, count in _cells(kept, line)),
+        ]
         for line, batch in enumerate(kept.batches)
     ]
     rows.append(["all until then", *(estimated(found, kept.figure) for found in kept.overall)])
@@ -166,6 +169,12 @@ def retention_table(comparison: Comparison, kept: Retention) -> Table:
         rows,
         f"{name} {unit(kept.figure)}. Down the diagonal: when a batch was made. To its right: after every later batch.",
     )
+
+
+def _of(kept: Retention, line: int) -> str:
+    """How many records a batch's means are of, where some are: from the least to the most."""
+    counts = sorted({count for _, count in _cells(kept, line) if count})
+    return f" (n {'–'.join(str(one) for one in dict.fromkeys((counts[0], counts[-1])))})" if counts else ""
 
 
 def _cells(kept: Retention, line: int) -> list[tuple[float, int]]:

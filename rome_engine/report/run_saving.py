@@ -17,6 +17,8 @@ RUN_SUFFIXES = (".json", *TABLE_SUFFIXES)
 def save_run(run: Run, path: Path) -> None:
     """Save a run as what the suffix says: .json all of it, free texts too; .csv and .parquet a row a record and figure.
 
+    The seconds of a record, by phase, are in each of its rows.
+
     A record that failed has one row with its reason. Raises as `save_table` does.
     """
     about = {
@@ -32,7 +34,9 @@ def save_run(run: Run, path: Path) -> None:
 
 
 def _rows(run: Run) -> Iterator[dict[str, Any]]:
+    phases = sorted({phase for row in run.rows for phase in row.seconds})
     for row in run.rows:
+        spent = {f"seconds_{phase}": row.seconds.get(phase) for phase in phases}
         whose = {
             "position": row.position,
             "id": row.id,
@@ -42,7 +46,7 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
             "reason": row.reason,
         }
         for name, value in row.figures.items() or [(None, None)]:
-            yield {**whose, "figure": name, "value": value}
+            yield {**whose, "figure": name, "value": value, **spent}
 
 
 def _when(checkpoint: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -111,12 +110,10 @@ def configuration(
 
     The number of threads is among it, because sums are rounded otherwise with another one.
     """
-    backend: Any = getattr(model.tokenizer, "backend_tokenizer", None)
-    tokenizer = "" if backend is None else backend.to_str()
     return {
         **asked(facts, settings, answer_tokens),
         "weights": model.weight_hash(),
-        "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+        "tokenizer": model.tokenizer_hash(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
     }

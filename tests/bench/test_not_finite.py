@@ -122,13 +122,13 @@ def test_a_perplexity_that_is_no_number_stays_none(tmp_path: Path, monkeypatch: 
     def general(model: LanguageModel) -> dict[str, float]:
         return {"perplexity": perplexity(model, "The capital of France is Paris").value}
 
-    solved = Work.solved
+    solve = Work.solve
 
     def broke(self: Work, *of: Any, **others: Any) -> Any:
-        edit, keys = solved(self, *of, **others)
-        return broken(edit), keys
+        solution = solve(self, *of, **others)
+        return replace(solution, edit=broken(solution.edit))
 
-    monkeypatch.setattr(Work, "solved", broke)
+    monkeypatch.setattr(Work, "solve", broke)
     monkeypatch.setattr("rome_engine.edit.edit.require_finite", lambda *_: None)
     run = run_benchmark(
         model, Plan("memit", ("es@1", "ns@1", "locality@1"), "batch"), data(3), tmp_path / "r", general=general,

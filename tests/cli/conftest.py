@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rome_engine.cli import loading
+from rome_engine.cli import loading, output
 from rome_engine.cli.main import main
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
@@ -42,8 +43,9 @@ Cli = Callable[..., Done]
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs one command in this process."""
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs one command in this process; however slow the machine is, it says nothing of its progress."""
+    monkeypatch.setattr(output, "EVERY", math.inf)
 
     def run(*arguments: object) -> Done:
         capsys.readouterr()

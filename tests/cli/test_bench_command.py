@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import socket
 from dataclasses import replace
-from math import isfinite
+from math import exp, isfinite
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ import torch
 
 from rome_engine.bench.run import BEFORE, Row
 from rome_engine.bench.run_file import RunFile, read_run
+from rome_engine.cli.bench_inputs import Text
+from rome_engine.edit import values
 from rome_engine.model.language_model import LanguageModel
+from tests import tiny
 from tests.cli.conftest import Cli, refused
 from tests.cli.test_process import INTERRUPTED, run
 from tests.stats.texts import paragraphs
@@ -107,10 +110,14 @@ def test_files_hold_every_record(cli: Cli, options: list[object], here: Path) ->
     assert done.code == 0, done.err
     assert done.err.splitlines() == [f"written: {name}" for name in ("r.sqlite", *names)]
     wanted = [(row.id, row.figures["es@1"]) for row in read_run("r.sqlite").rows]
+    spent = [row.seconds.get("edit") for row in read_run("r.sqlite").rows]
     assert len(wanted) == 8
     with (here / "r.csv").open(encoding="utf-8") as file:
         lines = csv.DictReader(line for line in file if not line.startswith("#"))
-        assert [(line["id"], float(line["value"])) for line in lines] == wanted
+        kept = list(lines)
+    assert [(line["id"], float(line["value"])) for line in kept] == wanted
+    assert [float(line["seconds_edit"]) if line["seconds_edit"] else None for line in kept] == spent
+    assert [row["seconds_edit"] for row in pq.read_table("r.parquet").to_pylist()] == spent and any(spent)
     assert [(row["id"], row["value"]) for row in pq.read_table("r.parquet").to_pylist()] == wanted
     whole = json.loads((here / "r.json").read_text(encoding="utf-8"))
     assert [(row["id"], row["figures"]["es@1"]) for row in whole["records"]] == wanted
@@ -136,11 +143,50 @@ def test_a_record_that_fails_is_counted_with_its_reason(cli: Cli, made: list[obj
     some = [record("The Louvre", "Rome " * 200), *(record(subject) for subject in SUBJECTS[1 : 1 + good])]
     (here / "long.json").write_text(json.dumps(some), encoding="utf-8")
     options = ("bench", "--data", "long.json", *made, "--metric", "es")
-    (entry,) = cli(*options, "--json").record["entries"]
+    told = cli(*options, "--json")
+    (entry,) = json.loads(told.out)["entries"]
     assert (entry["total"], entry["done"], entry["failed"]) == (1 + good, good, 1)
     assert "tokens" in " ".join(entry["reasons"])
     done = cli(*options)
-    assert done.code == 0 and "Records that failed" in done.out, done
+    assert "Records that failed" in done.out, done
+    for one in (told, done):
+        assert one.code == (0 if good else 1)
+        assert ("error: all 1 records failed, the first with: " in one.err) == (not good)
+
+
+def test_failed_records_are_tried_again(cli: Cli, options: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed by an accident, not what is done."""
+    options = [*options, "--metric", "es", "--run", "r.sqlite"]
+    search = values.search
+
+    def failing(batch: Any, *of: Any, **others: Any) -> Any:
+        if any(question.fact.subject == SUBJECTS[2] for question in batch.questions):
+            raise MemoryError("out of memory")
+        return search(batch, *of, **others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(values, "search", failing)
+        assert cli(*options).code == 0
+    before = rows("r.sqlite")
+    assert [row.status for row in before if row.checkpoint == 0] == ["done", "done", "failed", "done"]
+    assert cli(*options).code == 0 and rows("r.sqlite") == before
+    assert cli(*options, "--again").code == 0
+    after = rows("r.sqlite")
+    assert {row.status for row in after} == {"done"}
+    assert [row for row in after if row.position != 2] == [row for row in before if row.position != 2]
+    monkeypatch.setattr(LanguageModel, "load", None)
+    refused(cli(*options, "--again", "--protocol", "batch"), "cannot be tried again", "start a new run with --run")
+    refused(cli(*options[:-1], "none.sqlite", "--again"), "there is no benchmark run none.sqlite", "--run")
+
+
+def test_another_tokenizer_is_another_run(cli: Cli, options: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [*options, "--metric", "es", "--limit", 1, "--run", "r.sqlite"]
+    assert cli(*options).code == 0
+    environment = read_run("r.sqlite").environment
+    assert {"weights", "tokenizer", "numpy", "tokenizers", "torch"} <= set(environment) and "tf32" not in environment
+    assert len(environment["tokenizer"]) == 64
+    monkeypatch.setattr(LanguageModel, "tokenizer_hash", lambda _: "f" * 64)
+    refused(cli(*options), "was made with tokenizer", "and now it is ffff", "--run")
 
 
 def test_a_texts_perplexity_is_measured_before_and_after(cli: Cli, options: list[object], here: Path) -> None:
@@ -149,7 +195,18 @@ def test_a_texts_perplexity_is_measured_before_and_after(cli: Cli, options: list
     (entry,) = cli(*options, *given).record["entries"]
     before, after = entry["general_before"]["perplexity"], entry["general_after"]["perplexity"]
     assert isfinite(before) and isfinite(after) and before != after
+    for found in (entry["general_before"], entry["general_after"]):
+        assert found["perplexity"] == pytest.approx(exp(found["nll"])) and 0 < found["nll_standard_error"] < 1
     assert set(read_run("bench-facts-r-rome-sequential.sqlite").general) == {BEFORE, 0, 1}
+
+
+def test_it_is_told_how_far_a_text_is_read() -> None:
+    told: list[tuple[str, int, int]] = []
+    Text("The Louvre is in Paris, the capital of France. " * 100)(
+        tiny.language_model("llama"), lambda *of: told.append(of)
+    )
+    assert len(told) > 1 and {label for label, _, _ in told} == {"reading the text"}
+    assert told[-1][1] == told[-1][2]
 
 
 def test_order_and_metrics_are_chosen(cli: Cli, options: list[object]) -> None:

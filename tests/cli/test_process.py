@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from rome_engine.cli import output
 wanted = sys.argv.pop(1)
 @contextmanager
-def progress(label):
+def progress(label, *_):
     seen = 0
     def tick(done, total):
         nonlocal seen

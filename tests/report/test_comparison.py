@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -203,6 +204,15 @@ def test_lines_and_colours_of_retention(streams: Comparison) -> None:
     steps = section.heats[0].steps
     assert steps[1][0] is None and all(step is None or 0 <= step < STEPS for row in steps for step in row)
     assert retention_section(compare([counterfact("one", 1, 5)])) is None
+
+
+def test_retention_says_of_how_many_records(streams: Comparison) -> None:
+    assert "batch 0 (n 6)" in text(streams) and "batch 0 (n 6)" in comparison_markdown(streams)
+    assert '<td class="number h' in comparison_page(streams) and 'title="n = 6">' in comparison_page(streams)
+    assert streams.to_dict()["retention"][0]["counts"][1][:2] == [0, 6]
+    fewer = sequential("one")
+    rows = tuple(row for row in fewer.rows if (row.id, row.checkpoint) != ("0", 2))
+    assert "batch 0 (n 5–6)" in text(compare([replace(fewer, rows=rows)]))
 
 
 def test_many_runs_share_pictures_without_sharing_a_colour() -> None:
