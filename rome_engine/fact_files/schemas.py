@@ -42,8 +42,11 @@ def _check_known(record: Mapping[str, Any], names: str, place: str = "") -> None
 
 def _own(record: Mapping[str, Any]) -> Fact:
     for name, value in record.items():
-        texts = value if name in LISTS and isinstance(value, list) else [value]
-        if (name in LISTS) != isinstance(value, list) or not all(isinstance(text, str | None) for text in texts):
+        if name in LISTS:
+            fits = isinstance(value, list) and all(isinstance(text, str) for text in value)
+        else:
+            fits = isinstance(value, str | None)
+        if not fits:
             raise PromptError(f"the field {name!r} of a fact is no {'list of texts' if name in LISTS else 'text'}")
     prompt, subject = _text(record, "prompt"), _text(record, "subject")
     place = Fact.of(prompt, subject).prompt

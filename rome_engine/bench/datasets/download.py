@@ -58,6 +58,15 @@ def download(
     return kept if len(source.files) > 1 else kept / source.files[0].file
 
 
+def forget(source: Source, folder: Path | None = None) -> None:
+    """Remove what was fetched of a data set unchecked: it turned out to be something else."""
+    kept = (cache_home() / FOLDER if folder is None else folder) / source.name
+    for file in source.files:
+        if file.sha256 is None:
+            for path in (kept / file.file, kept / f"{file.file}.sha256"):
+                path.unlink(missing_ok=True)
+
+
 def _ensure(file: Published, path: Path, told: Told | None, timeout: float, waits: tuple[float, ...]) -> None:
     noted = path.with_name(f"{path.name}.sha256")
     expected = file.sha256 or _noted(noted)

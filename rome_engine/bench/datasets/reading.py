@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from rome_engine.bench.datasets import counterfact, knowedit, lre, mquake, own, qaedit, ripple, scan, zsre
 from rome_engine.bench.datasets.dataset import DataSet, Malformed, Schema
-from rome_engine.bench.datasets.download import Told, download
+from rome_engine.bench.datasets.download import Told, download, forget
 from rome_engine.bench.datasets.sources import SOURCES, Source
 from rome_engine.bench.record import Record
 from rome_engine.errors import BenchError, PromptError, RomeEngineError, StorageError
@@ -46,6 +45,7 @@ def read(name: str | None = None, path: Path | None = None, told: Told | None = 
     fetched.
     """
     schema, source = _called(name)
+    fetched = source if path is None else None
     if path is None:
         path, title = _kept(name, source, told), name or own.SCHEMA.name
     else:
@@ -56,14 +56,22 @@ def read(name: str | None = None, path: Path | None = None, told: Told | None = 
     good: list[Record] = []
     bad: list[Malformed] = []
     for file, content in zip(files, contents, strict=True):
-        for place, record in _records(file, content, schema):
-            if isinstance(record, Record):
-                good.append(record)
-            else:
-                bad.append(Malformed(f"{file.name}, {place}" if path.is_dir() else place, str(record)))
+        try:
+            for place, record in _records(file, content, schema):
+                if isinstance(record, Record):
+                    good.append(record)
+                else:
+                    bad.append(Malformed(f"{file.name}, {place}" if path.is_dir() else place, str(record)))
+        except StorageError as error:
+            if not path.is_dir():
+                raise
+            bad.append(Malformed(file.name, str(error)))
     if not good:
+        if fetched is not None:
+            forget(fetched)
+        kept = "" if fetched is None else ", which was fetched and is not kept"
         first = f"; the first one, {bad[0].place}: {bad[0].reason}" if bad else ""
-        raise BenchError(f"no usable record among the {len(bad)} of {path}{first}")
+        raise BenchError(f"no usable record among the {len(bad)} of {path}{kept}{first}")
     return DataSet(title, _digest(files, contents, path.is_dir()), _told_apart(good), tuple(bad), path)
 
 
@@ -114,6 +122,7 @@ def _digest(files: list[Path], contents: list[bytes], folder: bool) -> str:
 
 def _records(file: Path, content: bytes, schema: str | None) -> Iterator[tuple[str, Record | RomeEngineError]]:
     """The records of a file, or what is wrong with them, and where each stands."""
+    number = 0
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -130,6 +139,10 @@ def _records(file: Path, content: bytes, schema: str | None) -> Iterator[tuple[s
     except PromptError as error:  # a file that is no relation
         yield "line 1", error
     except (ValueError, RecursionError) as error:
+        broken = f"line {getattr(error, 'lineno', 1)}"
+        if number:
+            yield broken, StorageError(f"the file is no JSON from here on, and what follows was not read ({error})")
+            return
         raise StorageError(
             f"cannot read the data {file}: it is no JSON list ({error}); name it {file.stem}.jsonl if each line is a "
             "record"
@@ -167,9 +180,12 @@ def _schema(content: dict[str, Any], name: str | None) -> Schema:
 
 def _told_apart(records: list[Record]) -> tuple[Record, ...]:
     """The records with their ids; the second and later ones of an id with their count behind it."""
-    seen: Counter[str] = Counter()
-    apart = []
+    own, taken, apart = {record.id for record in records}, set[str](), []
     for record in records:
-        seen[record.id] += 1
-        apart.append(record if seen[record.id] == 1 else replace(record, id=f"{record.id}#{seen[record.id]}"))
+        id, count = record.id, 1
+        while id in taken or (count > 1 and id in own):
+            count += 1
+            id = f"{record.id}#{count}"
+        taken.add(id)
+        apart.append(replace(record, id=id))
     return tuple(apart)

@@ -17,7 +17,7 @@ from rome_engine.bench.datasets import download as module
 from rome_engine.bench.datasets import read, reading
 from rome_engine.bench.datasets.download import download
 from rome_engine.bench.datasets.sources import SOURCES, Published, Source
-from rome_engine.errors import StorageError
+from rome_engine.errors import BenchError, StorageError
 
 RECORD = {"prompt": "who made the bell?", "subject": "bell", "target": "Bo"}
 CONTENT = json.dumps([RECORD] * 5000).encode()  # several chunks
@@ -246,6 +246,17 @@ def test_a_set_is_read_by_its_name(server: Server, tmp_path: Path, monkeypatch: 
     data = read("zsre", told=lambda file, *_: told.append(file))
     assert data.name == "zsre" and data.sha256 == SHA256 and len(data.records) == 5000 and set(told) == {"set.json"}
     assert data.path == tmp_path / "rome_engine" / "datasets" / "set" / "set.json"
+
+
+def test_what_holds_no_record_is_not_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON that is something else must not become what all later downloads are checked with."""
+    server.answers = [gives(b'{"error": "rate limited"}'), gives()]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(reading.SOURCES, "zsre", server.source(sha256=None))
+    with pytest.raises(BenchError, match="no usable record .* fetched and is not kept"):
+        read("zsre")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(read("zsre").records) == 5000
 
 
 def test_the_published_sets() -> None:

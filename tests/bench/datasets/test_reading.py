@@ -79,6 +79,26 @@ def test_a_byte_order_mark_is_no_part_of_a_record(written: Any) -> None:
 def test_records_of_one_id_are_told_apart(written: Any) -> None:
     data = read(None, written([{**OWN, "id": "x"}, {**OWN, "id": "y"}, {**OWN, "id": "x"}, {**OWN, "id": "x"}]))
     assert [record.id for record in data.records] == ["x", "y", "x#2", "x#3"]
+    data = read(None, written([{**OWN, "id": "x"}, {**OWN, "id": "x"}, {**OWN, "id": "x#2"}]))
+    assert [record.id for record in data.records] == ["x", "x#3", "x#2"]
+
+
+def test_what_stands_before_a_break_in_the_file_goes_on(written: Any) -> None:
+    data = read(None, written(f'[{json.dumps(OWN)},\n{json.dumps(OWN)},\n{{"cut": "of'))
+    assert len(data.records) == 2
+    (broken,) = data.malformed
+    assert broken.place == "line 3" and "what follows was not read" in broken.reason
+
+
+@pytest.mark.parametrize("name", ["paraphrases", "neighbourhood", "generation"])
+def test_a_text_that_is_none_is_told(written: Any, name: str) -> None:
+    data = read(None, written([OWN, {**OWN, name: [None]}]))
+    assert len(data.records) == 1 and f"{name!r} of a fact is no list of texts" in data.malformed[0].reason
+
+
+def test_blank_questions_are_left_out(written: Any) -> None:
+    whole = read(None, written([{**OWN, "neighbourhood": ["Who?", " "], "paraphrases": [" "]}]))
+    assert [one.text for one in whole.records[0].questions][1:] == ["Who?"]
 
 
 def test_facts_to_trace_cannot_be_edited(written: Any) -> None:
@@ -102,8 +122,7 @@ DEEP = "[" * 100_000
     [
         ("", "no JSON list"),
         (" \n", "no JSON list"),
-        ("[1, 2", "no JSON list"),
-        (f'[{json.dumps(OWN)}, {{"cut": "of', "no JSON list"),
+        ('[{"cut": "of', "no JSON list"),
         (f"{json.dumps(OWN)}\n{json.dumps(OWN)}\n", "name it data.jsonl if each line is a record"),
         (DEEP, "no JSON list"),
         (json.dumps(OWN).encode("utf-16"), "no UTF-8 text"),
