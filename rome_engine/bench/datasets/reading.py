@@ -63,9 +63,11 @@ def read(name: str | None = None, path: Path | None = None, told: Told | None = 
                 else:
                     bad.append(Malformed(f"{file.name}, {place}" if path.is_dir() else place, str(record)))
         except StorageError as error:
-            if not path.is_dir():
-                raise
             bad.append(Malformed(file.name, str(error)))
+            if not path.is_dir():
+                if fetched is not None:
+                    forget(fetched)
+                raise
     if not good:
         if fetched is not None:
             forget(fetched)
