@@ -18,6 +18,14 @@ from safetensors import SafetensorError
 from rome_engine.errors import StorageError
 
 
+def expanded(path: str) -> Path:
+    """The path, ~ in it resolved; one of a user that there is not stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file at once: what was there before stays until all of the new content is on the disk.
 

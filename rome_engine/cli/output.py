@@ -172,10 +172,11 @@ def _real(path: Path) -> Path:
 
 def _model_folder(model: str | None) -> Path:
     """Where the model lies, or would if its Hub id were a path."""
+    from rome_engine.files import expanded
     from rome_engine.model import embedded
 
     is_embedded = model is None or model.lower() in embedded.ALIASES
-    return _real(embedded.folder() if model is None or is_embedded else Path(model).expanduser())
+    return _real(embedded.folder() if model is None or is_embedded else expanded(model))
 
 
 def checked(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rome_engine.errors import ModelLoadError, UnsupportedModelError
+from rome_engine.files import expanded
 from rome_engine.model import embedded
 from rome_engine.model.load_errors import explained
 from rome_engine.model.offload import unkept
@@ -39,7 +40,7 @@ def load_pretrained(
     is_embedded = name is None or name.lower() in embedded.ALIASES
     source = str(embedded.ensure()) if name is None or is_embedded else name
     if source.startswith("~"):
-        source = str(Path(source).expanduser())
+        source = str(expanded(source))
     _check_source(source)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _quiet(), explained(source, split=device_map is not None):
@@ -75,7 +76,7 @@ def load_pretrained(
 
 def _check_source(source: str) -> None:
     """Say what is wrong with a local folder before transformers takes it for something else."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not folder.is_dir():
         if source.startswith((".", "/", "~", "\\")) or source.count("/") > 1 or not source.strip():
             raise ModelLoadError(

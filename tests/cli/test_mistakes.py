@@ -223,6 +223,7 @@ def test_a_folder_that_is_no_model(cli: Cli, here: Path) -> None:
     (here / "folder").mkdir()
     refused(cli(*ASK, "-m", "folder"), "folder is no model", "no config.json")
     refused(cli(*ASK, "-m", "./none"), "there is no folder './none'", "give a local folder")
+    refused(cli(*ASK, "-m", "~nobody-at-all/model"), "there is no folder", "give a local folder")
     (here / "folder" / "config.json").write_text("{")
     refused(cli("model", "inspect", "folder"), "its config.json cannot be read")
     (here / "folder" / "config.json").write_text(json.dumps({"model_type": "llama"}))
