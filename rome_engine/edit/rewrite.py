@@ -36,6 +36,8 @@ def edit_facts(
     layer: the (last) edited one; None is the method's default for this model. config: the method's own in place of its
     default; it names its layers. moments: of the edited layers; None brings those that are shipped, cached, or
     collected from `corpus`. progress(step, steps, loss) is called by the value search.
+    The guard looks at the update's own numbers; what it does to the rest of the model is measured where it is applied
+    by `health.apply_guarded`, as the commands do.
 
     Raises EditError, TargetError, PromptError, StatisticsError.
     """
