@@ -45,7 +45,7 @@ def test_it_keeps_what_later_edits_use(cli: Cli, neox: Path, corpus: Path, facts
 
 def test_it_tells_people(cli: Cli, neox: Path, corpus: Path, facts: Path) -> None:
     options = ("--facts", facts, "--tuning", 2, "--held-out", 2, "--corpus", corpus, "--tokens", 4000, "-m", neox)
-    done = cli("tune", "--layers", "1", "--set", "value.steps=2", "--no-keep", *options)
+    done = cli("tune", "--layers", "1,2", "--set", "value.steps=2", "--no-keep", *options)
     assert done.code == 0, done.err
     assert "random" in done.out and "NS" in done.out
     assert "written" not in done.err and "layer tried" in done.err

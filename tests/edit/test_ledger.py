@@ -125,6 +125,8 @@ def test_opened_again_it_goes_on_bit_for_bit(method: str, tmp_path: Path) -> Non
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+import torch
+torch.set_num_threads(int(sys.argv[2]))  # another number of them may round otherwise
 from tests import tiny
 from tests.edit.test_ledger import FACTS, ledger
 model = tiny.language_model("llama")
@@ -138,7 +140,8 @@ made.add("b", FACTS[2:3], die)
 
 def test_a_killed_process_loses_only_what_it_was_at(tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    ended = subprocess.run([sys.executable, "-c", _KILLED, str(folder)], env=dict(os.environ), check=False)
+    command = [sys.executable, "-c", _KILLED, str(folder), str(torch.get_num_threads())]
+    ended = subprocess.run(command, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}, check=False)
     assert ended.returncode == -signal.SIGKILL
     model, uninterrupted = tiny.language_model("llama"), tiny.language_model("llama")
     whole = ledger(uninterrupted)
