@@ -61,14 +61,6 @@ class Asking:
     texts: tuple[tuple[tuple[Kind, str], ...], ...]
     answers: tuple[tuple[Answered, ...], ...]
 
-    def already(self) -> list[bool]:
-        """Of each fact whether the model gives its new target already, every token of it the likeliest one."""
-        return [answers[0].argmax[0] for answers in self.answers]
-
-    def of(self, places: Sequence[int]) -> Asking:
-        """That of some of the facts."""
-        return Asking(*(tuple(part[place] for place in places) for part in vars(self).values()))
-
     def after(self, model: LanguageModel, edit: Edit, progress: Progress | None = None) -> list[Effect]:
         """The same with the edit, which is taken out again. Raises NotFiniteError where it broke the numbers."""
         with edit.applied(model):

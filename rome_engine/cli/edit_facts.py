@@ -109,16 +109,20 @@ def command(
 def _asked(model: LanguageModel, file: FactFile, limit: int | None) -> tuple[FactFile, Asking]:
     """The facts that this model can be edited to, asked as it is; those it cannot are among the malformed ones."""
     from rome_engine.bench import effects
+    from rome_engine.edit.targets import already_answered, target_tokens
 
-    bad = effects.unaskable(model, [fact for _, fact in file.facts])
-    file = _without(file, bad)
-    if limit is not None:
-        file = replace(file, facts=file.facts[:limit])
+    file = _without(file, effects.unaskable(model, [fact for _, fact in file.facts]))
+    wanted = len(file.facts) if limit is None else limit
+    given: dict[int, str] = {}
+    end = 0
+    while end - len(given) < wanted and end < len(file.facts):  # --limit is of those that can be used
+        some = [fact for _, fact in file.facts[end : wanted + len(given)]]
+        answered = already_answered(model, some, [target_tokens(model, fact) for fact in some])
+        given |= {end + place: "its target is the model's answer already" for place in answered}
+        end += len(some)
+    file = _without(replace(file, facts=file.facts[:end]), given)
     with output.progress("asking the model") as tick:
-        before = effects.ask(model, [fact for _, fact in file.facts], tick)
-    given = {place: "its target is the model's answer already" for place, so in enumerate(before.already()) if so}
-    kept = [place for place in range(len(file.facts)) if place not in given]
-    return _without(file, given), before.of(kept)
+        return file, effects.ask(model, [fact for _, fact in file.facts], tick)
 
 
 def _without(file: FactFile, reasons: Mapping[int, str]) -> FactFile:

@@ -138,6 +138,9 @@ def test_what_the_model_answers_already_needs_no_edit(cli: Cli, neox: Path, opti
     refused(cli("edit-facts", file, *options), "line 2: its target is the model's answer already")
     record = cli("edit-facts", file, *options, "--skip-bad", "--json").record
     assert record["edited"] == 1 and record["skipped"][0]["reason"] == "its target is the model's answer already"
+    first = {"prompt": prompt, "subject": "Rome", "target_new": word}
+    record = cli("edit-facts", write([first, *FACTS]), *options, "--skip-bad", "--limit", 2, "--json").record
+    assert record["edited"] == 2  # the limit is of those that can be used
 
 
 def test_a_damaged_model_is_not_written(
