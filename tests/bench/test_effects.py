@@ -68,12 +68,6 @@ def test_facts_that_cannot_be_asked_are_named(model: LanguageModel) -> None:
     assert not unaskable(model, FACTS)
 
 
-def test_some_of_the_facts(model: LanguageModel) -> None:
-    asked = ask(model, FACTS)
-    one = asked.of([1])
-    assert one.facts == FACTS[1:] and one.answers == asked.answers[1:]
-
-
 def answered(new: float, old: float | None, argmax: tuple[bool, ...]) -> Answered:
     return Answered((-log(new), *(() if old is None else (-log(old),))), tuple((top,) for top in argmax))
 
