@@ -12,7 +12,7 @@ from rome_engine.bench.generation import generate
 from rome_engine.bench.nll import BATCH_TOKENS, Asked, Chosen, Progress, target_nll, text_nll
 from rome_engine.model.language_model import LanguageModel
 
-MEMORY = 2**30
+MEMORY = 2**31
 """Bytes that a batch may use beside the model."""
 
 Owned = tuple[int, Ask]

@@ -18,7 +18,7 @@ from rome_engine.versions import versions
 Protocol = Literal["single", "batch", "sequential"]
 Order = Literal["file", "random"]
 
-GROUP = 16
+GROUP = 32
 """Records that are edited and scored together, or marked as done: a kill takes no more than these away."""
 
 

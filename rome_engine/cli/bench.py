@@ -131,7 +131,7 @@ def command(
     ] = None,
     memory: Annotated[
         float, typer.Option(metavar="GIB", min=0.01, help="What a batch may use beside the model, in GiB.")
-    ] = 1.0,
+    ] = 2.0,
     corpus: editing.Corpus = None,
     tokens: editing.Tokens = options.TOKENS,
     workers: spreading.Workers = None,
