@@ -59,7 +59,7 @@ def download(
 
 
 def forget(source: Source, folder: Path | None = None) -> None:
-    """Remove what was fetched of a data set unchecked: it turned out to be something else."""
+    """Remove what was fetched of a data set without a published sha256: it turned out to be something else."""
     kept = (cache_home() / FOLDER if folder is None else folder) / source.name
     for file in source.files:
         if file.sha256 is None:

@@ -45,11 +45,18 @@ def read(name: str | None = None, path: Path | None = None, told: Told | None = 
     fetched.
     """
     schema, source = _called(name)
-    fetched = source if path is None else None
-    if path is None:
-        path, title = _kept(name, source, told), name or own.SCHEMA.name
-    else:
-        title = path.name
+    if path is not None:
+        return _data_set(path, path.name, schema)
+    path = _kept(name, source, told)
+    try:
+        return _data_set(path, name or own.SCHEMA.name, schema)
+    except RomeEngineError:
+        if source is not None:
+            forget(source)
+        raise
+
+
+def _data_set(path: Path, title: str, schema: str | None) -> DataSet:
     files = _files(path, schema)
     schema = lre.NAME if path.is_dir() else schema
     contents = [_content(file) for file in files]
@@ -63,17 +70,12 @@ def read(name: str | None = None, path: Path | None = None, told: Told | None = 
                 else:
                     bad.append(Malformed(f"{file.name}, {place}" if path.is_dir() else place, str(record)))
         except StorageError as error:
-            bad.append(Malformed(file.name, str(error)))
             if not path.is_dir():
-                if fetched is not None:
-                    forget(fetched)
                 raise
+            bad.append(Malformed(file.name, str(error)))
     if not good:
-        if fetched is not None:
-            forget(fetched)
-        kept = "" if fetched is None else ", which was fetched and is not kept"
         first = f"; the first one, {bad[0].place}: {bad[0].reason}" if bad else ""
-        raise BenchError(f"no usable record among the {len(bad)} of {path}{kept}{first}")
+        raise BenchError(f"no usable record among the {len(bad)} of {path}{first}")
     return DataSet(title, _digest(files, contents, path.is_dir()), _told_apart(good), tuple(bad), path)
 
 
