@@ -153,7 +153,10 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
         wanted = plan("memit", "sequential", batch=2)
         run = run_benchmark(model, wanted, data(6), path, untouched=tmp_path / "u", **given)
         whole = run_benchmark(model, wanted, data(6), tmp_path / "whole", untouched=tmp_path / "v", **given)
-        assert rows(run) == rows(whole)
+        for row, expected in zip(rows(run), rows(whole), strict=True):
+            # Two processes may round differently: BLAS takes other paths where memory is aligned otherwise.
+            assert row.figures == pytest.approx(expected.figures, rel=0, abs=1e-7)
+            assert replace(row, figures={}) == replace(expected, figures={})
     finally:
         torch.set_num_threads(torch_threads)
 
