@@ -83,9 +83,15 @@ class Tuned:
     n_tuning: int
     n_held_out: int
 
+    @property
+    def better(self) -> bool:
+        """Whether the chosen settings beat the present ones on the facts held out."""
+        rank = {trial.role: trial.rank for trial in self.held_out}
+        return rank["best"] > rank["default"]
+
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object."""
-        return asdict(self)
+        return {**asdict(self), "better": self.better}
 
 
 def split(facts: Sequence[Fact], tuning: int, held_out: int, seed: int = 0) -> tuple[list[Fact], list[Fact]]:

@@ -115,8 +115,11 @@ def make(
 ) -> Edit:
     """The edit of facts, with progress. Raises as `edit_facts` does."""
     from rome_engine.edit import edit_facts, editor
+    from rome_engine.edit.rewrite import check_editable
 
-    found = collected(model, editor(method).layers(config), corpus, tokens)
+    chosen = editor(method)
+    check_editable(model, chosen, len(facts))
+    found = collected(model, chosen.layers(config), corpus, tokens)
     with output.progress("editing") as tick:
         return edit_facts(
             model,

@@ -48,6 +48,7 @@ def import_npz(
     loaded = load(model, dtype, device, revision, trust_remote_code)
     moment = imported(loaded, layer, file)
     _kept(f"second moments of {loaded.name}", [moment], keep([moment]), as_json)
+    output.stderr().print(f"edits of layer {layer} use them before all others, until that file is deleted")
 
 
 def export_npz(

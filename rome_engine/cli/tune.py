@@ -52,8 +52,13 @@ def command(
     corpus: editing.Corpus = None,
     tokens: editing.Tokens = options.TOKENS,
     keep: Annotated[
-        bool, typer.Option("--keep/--no-keep", help="Keep the best settings, so that later commands use them.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--keep/--no-keep",
+            help="Keep the best settings, so that later commands use them. Without either: where they are better than "
+            "the present ones on the facts held out.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure which layer and settings a method works best with, on facts held out from the choice."""
@@ -89,13 +94,16 @@ def command(
             told=None if as_json else _tell,
         )
     record = found.to_dict() | {"model": loaded.name, "seed": seed}
-    kept = save_preset(loaded, method, found.config, {**record, "config": None}) if keep else None
+    wanted_kept = found.better if keep is None else keep
+    kept = save_preset(loaded, method, found.config, {**record, "config": None}) if wanted_kept else None
     record["preset"] = None if kept is None else str(kept)
     if as_json:
         output.emit(record)
         return
     _show(found)
     output.written(kept)
+    if keep is None and not found.better:
+        output.stderr().print("not kept: on the facts held out they are no better than the present ones (--keep does)")
 
 
 def _setting(text: str) -> tuple[str, list[Any]]:

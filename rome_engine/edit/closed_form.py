@@ -248,12 +248,16 @@ class ClosedForm(ABC):
         )
         return Edit({layer: change.edit for layer, change in changes.items()}, provenance)
 
-    def check(self, model: LanguageModel, facts: int, moments: Moments, config: Any, history: History | None) -> None:
-        """Raises EditError for what `fit` refuses before any search: the number of facts, layers, moments, history."""
+    def check_facts(self, model: LanguageModel, facts: int) -> None:
+        """Raises EditError for a number of facts that cannot be edited at once, or a model that cannot be edited."""
         if facts < 1 or (self.one_fact and facts > 1):
             at_once = "one fact at a time" if self.one_fact else "at least one fact"
             raise EditError(f"{self.name} rewrites {at_once}, not {facts}: make one edit a fact")
         self.check_model(model)
+
+    def check(self, model: LanguageModel, facts: int, moments: Moments, config: Any, history: History | None) -> None:
+        """Raises EditError for what `fit` refuses before any search: the number of facts, layers, moments, history."""
+        self.check_facts(model, facts)
         layers = self.layers(config)
         if not layers or list(layers) != sorted(set(layers)):
             raise EditError(f"the edited layers must be named once each, upwards, not {list(layers)}")

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from rome_engine.edit.edit import Edit
-from rome_engine.edit.stack import Handle
+from rome_engine.edit.stack import Handle, Stack
 from rome_engine.errors import EditError, PromptError
 from rome_engine.fact_files import read_facts
 from rome_engine.facts import Fact
@@ -140,8 +140,11 @@ def apply_guarded(model: LanguageModel, edit: Edit, checkup: Checkup, limits: Li
 
     checkup: of this model, made before the edit. Raises EditError as `Limits.check` does, WrongWeightsError.
     """
-    handle = edit.apply_(model)
+    edit.check(model)
+    stack = Stack(model)
+    handle = stack.handle()
     try:
+        stack.push(edit.layers, handle)
         (limits or Limits()).check(checkup.now(edit))
     except BaseException:
         handle.undo()

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rome_engine import stats
+from rome_engine.edit.closed_form import ClosedForm
 from rome_engine.edit.edit import Edit
+from rome_engine.edit.editor import Editor
 from rome_engine.edit.methods import editor
 from rome_engine.edit.targets import check_new, target_tokens
 from rome_engine.edit.value import Progress
@@ -45,7 +47,14 @@ def edit_facts(
     settings = chosen.default(model, layer) if config is None else config
     if moments is None:
         # What cannot be edited is said before minutes are spent on statistics.
+        check_editable(model, chosen, len(facts))
         check_new(model, facts, [target_tokens(model, fact) for fact in facts])
         layers = chosen.layers(settings)
         moments = stats.moments(model, layers, corpus=corpus) if layers else {}
     return chosen.fit(model, facts, moments, settings, progress)
+
+
+def check_editable(model: LanguageModel, editor: Editor, facts: int) -> None:
+    """Raises EditError where this method cannot edit this model, or not so many facts at once."""
+    if isinstance(editor, ClosedForm):  # those that train take any
+        editor.check_facts(model, facts)

@@ -9,7 +9,7 @@ from rome_engine.errors import StatisticsError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats.collect import checked_layers
 from rome_engine.stats.corpus import tokenizer_hash
-from rome_engine.stats.provenance import DEFAULT_LENGTH, Provenance
+from rome_engine.stats.provenance import DEFAULT_LENGTH, IMPORTED, Provenance
 from rome_engine.stats.second_moment import SecondMoment
 
 
@@ -41,6 +41,6 @@ def imported(model: LanguageModel, layer: int, path: str | Path) -> SecondMoment
         first_token_left_out=False,
         model=model.name,
         corpus_name=f"{Path(path).name} (imported)",
-        versions="imported",
+        versions=IMPORTED,
     )
     return moment

@@ -14,6 +14,8 @@ RECIPE = 1
 
 DEFAULT_TOKENS = 200_000
 DEFAULT_LENGTH = 512
+IMPORTED = "imported"
+"""In the place of versions: of a moment that was collected by other programs."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rome_engine.errors import StatisticsError, StorageError
 from rome_engine.model.embedded import Report, cache_home
@@ -18,7 +19,7 @@ from rome_engine.resources import data_file
 from rome_engine.stats import checkpoint, packed
 from rome_engine.stats.collect import Gather, checked_layers, collect, sampling_for
 from rome_engine.stats.corpus import Corpus, tokenizer_hash
-from rome_engine.stats.provenance import DEFAULT_TOKENS, Sampling, content_key
+from rome_engine.stats.provenance import DEFAULT_TOKENS, IMPORTED, Sampling, content_key
 from rome_engine.stats.second_moment import SecondMoment
 
 FOLDER = "second_moments"
@@ -41,10 +42,10 @@ def moments(
     """The second moments of these layers for this model's very weights: shipped, cached, or collected and cached.
 
     With a corpus, a moment counts as found only if it was collected from that corpus with this sampling. Without one,
-    any moment of these weights does (shipped before cached, of several cached the one of most keys), tokens, length and
-    seed are of no account, and nothing is collected. A collection that was interrupted goes on where it was, and may be
-    run elsewhere (gather); see `collect`. cache: a folder instead of `$XDG_CACHE_HOME/rome_engine/second_moments`. A
-    damaged file is logged as a warning and passed over.
+    any moment of these weights does (imported before shipped before cached, of several the one of most keys), tokens,
+    length and seed are of no account, and nothing is collected. A collection that was interrupted goes on where it was,
+    and may be run elsewhere (gather); see `collect`. cache: a folder instead of
+    `$XDG_CACHE_HOME/rome_engine/second_moments`. A damaged file is logged as a warning and passed over.
 
     Raises StatisticsError when a moment is missing and no corpus is given, and as `collect` does; StorageError when the
     cache cannot be written (asked before anything is collected).
@@ -162,7 +163,9 @@ def _folder(cache: Path | None) -> Path:
 
 def _lookup(folder: Path, weights: str, layer: int, key: str | None, damaged: list[Path]) -> SecondMoment | None:
     """The moment of this key, or with no key any of these weights and layer."""
-    for path in [*_shipped(weights, layer), *_cached(folder, weights, layer, key)]:
+    cached = _cached(folder, weights, layer, key)
+    chosen = [path for path in cached if (_header(path).get("provenance") or {}).get("versions") == IMPORTED]
+    for path in dict.fromkeys([*chosen, *_shipped(weights, layer), *cached]):
         try:
             moment = SecondMoment.load(path)
         except (StatisticsError, StorageError) as error:
@@ -186,14 +189,16 @@ def _cached(folder: Path, weights: str, layer: int, key: str | None) -> list[Pat
     if key is not None:
         path = folder / _cached_name(weights, layer, key)
         return [path] if path.exists() else []
-    return sorted(folder.glob(_cached_name(weights, layer, "*")), key=lambda path: (-_count(path), path.name))
+    cached = folder.glob(_cached_name(weights, layer, "*"))
+    return sorted(cached, key=lambda path: (-_header(path).get("count", 0), path.name))
 
 
-def _count(path: Path) -> int:
+def _header(path: Path) -> dict[str, Any]:
+    """A file's header; an empty one where it is damaged, which is said when it is loaded."""
     try:
-        return int(packed.read_header(path)["count"])
-    except (StatisticsError, KeyError, TypeError, ValueError):
-        return 0
+        return packed.read_header(path)
+    except (StatisticsError, StorageError):
+        return {}
 
 
 def _nothing_found(model: LanguageModel, missing: list[int], damaged: list[Path]) -> str:

@@ -72,6 +72,8 @@ def test_the_best_of_all_trials_is_chosen(method: str) -> None:
     scores = found.held_out[0].scores
     assert scores is not None and scores.counts["es"] == 3
     assert scores.means["es"] == pytest.approx(sum(case.es for case in again) / 3)
+    assert found.better is (found.held_out[0].rank > found.held_out[1].rank)
+    assert not replace(found, held_out=(found.held_out[0], replace(found.held_out[0], role="default"))).better
 
 
 def test_a_method_that_refuses_everything_says_so() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rome_engine.bench.tune import Tuned
 from tests.cli.conftest import Cli
 
 SUBJECTS = ("The Louvre", "The Eiffel Tower", "The Colosseum", "the Big Ben")
@@ -29,7 +30,8 @@ def facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_keeps_what_later_edits_use(cli: Cli, neox: Path, corpus: Path, facts: Path) -> None:
     options = ("--facts", facts, "--tuning", 2, "--held-out", 2, "--corpus", corpus, "--tokens", 4000, "-m", neox)
-    done = cli("tune", "--layers", "1,2", "--set", "value.clamp=0.7", "--set", "value.steps=2,3", *options, "--json")
+    tried = ("--layers", "1,2", "--set", "value.clamp=0.7", "--set", "value.steps=2,3")
+    done = cli("tune", *tried, *options, "--keep", "--json")
     record = done.record
     assert [trial["role"] for trial in record["trials"]] == ["layers"] * 2 + ["settings"] * 2
     assert record["n_held_out"] == 2 and {"best", "default", "random", "depth"} == {
@@ -49,6 +51,16 @@ def test_it_tells_people(cli: Cli, neox: Path, corpus: Path, facts: Path) -> Non
     assert done.code == 0, done.err
     assert "random" in done.out and "NS" in done.out
     assert "written" not in done.err and "layer tried" in done.err
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_what_is_no_better_is_not_kept_unasked(
+    cli: Cli, neox: Path, corpus: Path, facts: Path, better: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tuned, "better", better)
+    options = ("--facts", facts, "--tuning", 2, "--held-out", 2, "--corpus", corpus, "--tokens", 4000, "-m", neox)
+    done = cli("tune", "--layers", "2", "--set", "value.steps=2", *options)
+    assert ("written" in done.err) is better and ("not kept" in done.err) is not better
 
 
 @pytest.mark.parametrize(
