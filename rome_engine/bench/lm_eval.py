@@ -49,17 +49,26 @@ def evaluate(
     return {task: _numbers(figures) for task, figures in found.items()}
 
 
-def _results(
-    model: LanguageModel, tasks: Sequence[str], limit: int | None, include_path: str | Path | None, batch_size: int
-) -> dict[str, dict[str, Any]]:
-    """What the harness finds, by task."""
-    simple_evaluate, wrapper, manager = _harness()
+def check_tasks(tasks: Sequence[str], include_path: str | Path | None = None) -> Any:
+    """The harness's list of tasks. Raises BenchError where it is not installed or does not know one of these."""
+    _, _, manager = _harness()
+    if include_path is not None and not Path(include_path).is_dir():
+        raise BenchError(f"there is no folder {include_path} of tasks: check the path")
     known = manager(include_path=None if include_path is None else str(include_path))
     if unknown := [task for task in tasks if task not in known.all_tasks]:
         raise BenchError(
             f"lm-evaluation-harness has no task {', '.join(unknown)}: `lm-eval ls tasks` names them; a folder of your "
-            "own ones is given as include_path"
+            "own ones can be given beside them"
         )
+    return known
+
+
+def _results(
+    model: LanguageModel, tasks: Sequence[str], limit: int | None, include_path: str | Path | None, batch_size: int
+) -> dict[str, dict[str, Any]]:
+    """What the harness finds, by task."""
+    simple_evaluate, wrapper, _ = _harness()
+    known = check_tasks(tasks, include_path)
     tokenizer = copy.deepcopy(model.tokenizer)  # it is given a padding token
     wrapped = wrapper(pretrained=model.module, tokenizer=tokenizer, batch_size=batch_size)
     found: dict[str, dict[str, Any]] = simple_evaluate(

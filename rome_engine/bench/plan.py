@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ class Plan:
     of `batch` records, each on top of those before, and scores all records edited so far after every `every`-th batch
     and the last, after the others the newest batch alone. metrics: by name. limit: the first so many records in this
     order. order: the file's, or drawn by `seed`. text: sha256 of the text whose perplexity is measured, where one is.
-    Raises BenchError for numbers that make no sense, and for a text where no edit stays in force.
+    tasks: what the lm-evaluation-harness is to measure on the whole model, where anything.
+    Raises BenchError for numbers that make no sense, and for a text or tasks where no edit stays in force.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Plan:
     seed: int = 0
     text: str | None = None
     every: int = 1
+    tasks: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -50,8 +52,10 @@ class Plan:
             raise BenchError(f"all records are scored after every batch, or every so many, not every {self.every}")
         if self.limit is not None and self.limit < 1:
             raise BenchError(f"a run has at least one record, not {self.limit}")
-        if self.text is not None and self.protocol == "single":
-            raise BenchError("a text's perplexity is measured on edits that stay in force: use batch or sequential")
+        if (self.text is not None or self.tasks is not None) and self.protocol == "single":
+            raise BenchError(
+                "a text's perplexity, or a task, is measured on edits that stay in force: use batch or sequential"
+            )
         if not self.metrics:
             raise BenchError("there is nothing to measure: name at least one metric")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rome_engine.bench.figures import Figure, array
-from rome_engine.bench.run import BEFORE, Run
+from rome_engine.bench.run import BEFORE, Row, Run
 from rome_engine.bench.statistics import Array, Estimate, estimate
 
 
@@ -16,18 +16,21 @@ from rome_engine.bench.statistics import Array, Estimate, estimate
 class Retention:
     """A figure of a sequential run.
 
-    means: (batches, checkpoints), NaN before a batch was made and where no record has the figure. counts: how many
-    records each is the mean of. overall: at each checkpoint, over all records edited until then; of nothing where only
-    the newest batch was scored.
+    cells: a line a batch, an estimate a checkpoint; of no record before the batch was made and where it was not scored.
+    overall: at each checkpoint, over all records edited until then; of nothing where only the newest batch was scored.
     """
 
     label: str
     figure: Figure
     batches: tuple[int, ...]
     checkpoints: tuple[int, ...]
-    means: Array
-    counts: Array
+    cells: tuple[tuple[Estimate, ...], ...]
     overall: tuple[Estimate, ...]
+
+    @property
+    def values(self) -> Array:
+        """(batches, checkpoints): the cells' values, NaN where there is none."""
+        return np.array([[np.nan if one.value is None else one.value for one in line] for line in self.cells])
 
 
 def retention(run: Run, label: str, figures: Sequence[Figure], seed: int = 0) -> list[Retention]:
@@ -39,19 +42,18 @@ def retention(run: Run, label: str, figures: Sequence[Figure], seed: int = 0) ->
     checkpoints = tuple(sorted({row.checkpoint for row in rows}))
     found = []
     for figure in figures:
-        means = np.full((len(batches), len(checkpoints)), np.nan)
-        counts = np.zeros_like(means)
-        overall = []
-        for column, checkpoint in enumerate(checkpoints):
+
+        def over(some: Iterable[Row], figure: Figure = figure) -> Estimate:
+            values = array(figure.values(some).values(), len(figure.parts))
+            return estimate(values, figure.combine, share=figure.share, seed=seed)
+
+        cells, overall = [], []
+        for checkpoint in checkpoints:
             there = [row for row in rows if row.checkpoint == checkpoint]
             everything = {row.batch for row in there}.issuperset(at for at in batches if at <= checkpoint)
-            values = array(figure.values(there if everything else []).values(), len(figure.parts))
-            overall.append(estimate(values, figure.combine, share=figure.share, seed=seed))
-            for line, batch in enumerate(batches):
-                cell = array(figure.values(row for row in there if row.batch == batch).values(), len(figure.parts))
-                counts[line, column] = len(cell)
-                if len(cell):
-                    means[line, column] = figure.combine(cell.mean(0))
-        if counts.any():
-            found.append(Retention(label, figure, batches, checkpoints, means, counts, tuple(overall)))
+            overall.append(over(there if everything else []))
+            cells.append([over(row for row in there if row.batch == batch) for batch in batches])
+        if any(one.n for column in cells for one in column):
+            by_batch = tuple(zip(*cells, strict=True))
+            found.append(Retention(label, figure, batches, checkpoints, by_batch, tuple(overall)))
     return found

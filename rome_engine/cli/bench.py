@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -101,6 +100,22 @@ def command(
             help="Plain text whose perplexity is measured before, and after each batch that stays in force.",
         ),
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            rich_help_panel=_WHAT,
+            help="A task of the lm-evaluation-harness (the extra lm-eval), such as hellaswag, run on the whole model "
+            "when --text is; may be given again.",
+        ),
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, rich_help_panel=_WHAT, help="Only N examples of each task.")
+    ] = None,
+    task_folder: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", rich_help_panel=_WHAT, help="Where task files of your own lie.")
+    ] = None,
     layer: editing.Layer = None,
     seed: options.Seed = 0,
     run: Annotated[
@@ -158,8 +173,10 @@ def command(
     bench_inputs.check_metrics(metric)
     records = bench_inputs.records(name, data, references)
     measured = bench_inputs.measured(metric, records)
+    tasks = bench_inputs.Tasks.asked(task, task_limit, task_folder)
     about = None if held_out is None else held_out.sha256
-    plan = Plan(method, measured, protocol, batch, limit, order, seed, about, every)
+    asked = None if tasks is None else tasks.about
+    plan = Plan(method, measured, protocol, batch, limit, order, seed, about, every, asked)
     path = Path(f"bench-{Path(records.name).stem}-{method}-{protocol}.sqlite") if run is None else run
     output.check_writable(path)
     output.check_apart((path, *files), (data, references, text, corpus), model.name)
@@ -173,7 +190,7 @@ def command(
     moments = editing.collected(loaded, chosen.layers(config), corpus, tokens)
     given: Any = {"moments": moments, "config": config, "memory": round(memory * 2**30)}
     with _resumable(path), output.phases() as told, _quietly(), _spread(cluster, model, loaded, plan, given) as spread:
-        general = None if held_out is None else partial(held_out, told=told)
+        general = bench_inputs.whole_model(held_out, tasks, told)
         found = run_benchmark(
             loaded, plan, records, path, general=general, spread=spread, told=told, again=again, **given
         )

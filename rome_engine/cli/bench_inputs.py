@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,50 @@ class Text:
         found = perplexity(model, self.content, progress=progress)
         error = {} if found.nll_standard_error is None else {"nll_standard_error": found.nll_standard_error}
         return {"perplexity": found.value, "nll": found.nll, **error}
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks of the lm-evaluation-harness, whose figures are of the whole model. limit: examples of each."""
+
+    names: tuple[str, ...]
+    limit: int | None = None
+    folder: Path | None = None
+
+    @classmethod
+    def asked(cls, names: list[str] | None, limit: int | None, folder: Path | None) -> Tasks | None:
+        """Those of the options, None for none. Raises BenchError for what the harness does not know."""
+        if not names:
+            if limit is not None or folder is not None:
+                raise BenchError("--task-limit and --task-folder belong to a --task: name one")
+            return None
+        from rome_engine.bench.lm_eval import check_tasks
+
+        with output.stderr().status("looking for the tasks"):
+            check_tasks(names, folder)
+        return cls(tuple(dict.fromkeys(names)), limit, folder)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What their figures depend on, as a JSON object."""
+        return {"names": list(self.names), "limit": self.limit, "lm_eval": version("lm_eval")}
+
+    def __call__(self, model: LanguageModel, told: Told | None = None) -> Mapping[str, float]:
+        """The figures of the model as it is, by task and the harness's own names."""
+        from rome_engine.bench.lm_eval import evaluate
+
+        if told is not None:
+            told(f"running {', '.join(self.names)}", 0, 1)
+        found = evaluate(model, self.names, limit=self.limit, include_path=self.folder)
+        return {f"{task} {name}": value for task, figures in found.items() for name, value in figures.items()}
+
+
+def whole_model(
+    text: Text | None, tasks: Tasks | None, told: Told | None
+) -> Callable[[LanguageModel], Mapping[str, float]] | None:
+    """All figures of the whole model that were asked for; None for none."""
+    asked = [one for one in (text, tasks) if one is not None]
+    return (lambda model: {name: of for one in asked for name, of in one(model, told).items()}) if asked else None
 
 
 def records(name: str | None, data: Path | None, references: Path | None) -> DataSet:

@@ -114,17 +114,18 @@ def _curve(kept: Retention, style: int, length: int) -> Curve:
 
 def _steps(kept: Retention) -> list[list[int | None]]:
     """Strong colours are great values: of a share from 0 to 1, of other figures from the least to the greatest."""
-    finite = kept.means[np.isfinite(kept.means)]
+    values = kept.values
+    finite = values[np.isfinite(values)]
     low, high = (0.0, 1.0) if kept.figure.share else (float(finite.min()), float(finite.max()))
     span = high - low or 1.0
     return [
         [round((STEPS - 1) * (value - low) / span) if isfinite(value) else None for value in row]
-        for row in kept.means.tolist()
+        for row in values.tolist()
     ]
 
 
 def _tips(kept: Retention) -> list[list[str]]:
-    return [[f"n = {count:.0f}" if count else "" for count in line] for line in kept.counts.tolist()]
+    return [[f"n = {one.n}" if one.n else "" for one in line] for line in kept.cells]
 
 
 def _rules(*, dark: bool) -> list[str]:

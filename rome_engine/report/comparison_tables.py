@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rome_engine.bench.anchors import COUNTERFACT, FIGURES, is_counterfact
 from rome_engine.bench.comparison import Comparison
 from rome_engine.bench.figures import base
 from rome_engine.bench.leaderboard import Entry
 from rome_engine.bench.retention import Retention
+from rome_engine.bench.statistics import Estimate
 from rome_engine.report.comparison_words import (
     LESS,
     bounds,
@@ -156,10 +159,10 @@ def retention_table(comparison: Comparison, kept: Retention) -> Table:
     name = figure_name(kept.figure, comparison.figures)
     rows: list[list[Cell]] = [
         [
-            f"batch {batch}{_of(kept, line)}",
-            *("" if not count else scaled(value, kept.figure) for value, count in _cells(kept, line)),
+            f"batch {batch}{_of(line)}",
+            *(estimated(one, kept.figure) if one.n else "" for one in line),
         ]
-        for line, batch in enumerate(kept.batches)
+        for batch, line in zip(kept.batches, kept.cells, strict=True)
     ]
     rows.append(["all until then", *(estimated(found, kept.figure) for found in kept.overall)])
     rows.append(["n", *(str(found.n) for found in kept.overall)])
@@ -171,14 +174,10 @@ def retention_table(comparison: Comparison, kept: Retention) -> Table:
     )
 
 
-def _of(kept: Retention, line: int) -> str:
-    """How many records a batch's means are of, where some are: from the least to the most."""
-    counts = sorted({count for _, count in _cells(kept, line) if count})
+def _of(line: Sequence[Estimate]) -> str:
+    """How many records a batch's figures are of, where some are: from the least to the most."""
+    counts = sorted({one.n for one in line if one.n})
     return f" (n {'–'.join(str(one) for one in dict.fromkeys((counts[0], counts[-1])))})" if counts else ""
-
-
-def _cells(kept: Retention, line: int) -> list[tuple[float, int]]:
-    return list(zip(kept.means[line].tolist(), map(int, kept.counts[line]), strict=True))
 
 
 def _seconds(line: Entry) -> str:

@@ -11,7 +11,7 @@ import pytest
 from rome_engine.bench.comparison import Comparison, compare
 from rome_engine.bench.figures import figure
 from rome_engine.bench.pairs import Pair
-from rome_engine.bench.statistics import harmonic
+from rome_engine.bench.statistics import estimate, harmonic
 from rome_engine.errors import BenchError
 from rome_engine.files import finite
 from tests.bench.runs import build_run, counterfact, row, sequential
@@ -192,12 +192,12 @@ def test_retention_is_the_mean_of_each_batch_at_each_later_checkpoint() -> None:
     kept = {one.figure.name: one for one in compare([run]).retention}
     one = kept["es@1"]
     assert one.batches == one.checkpoints == (0, 1, 2)
-    np.testing.assert_array_equal(one.counts, np.triu(np.full((3, 3), 4)))
-    assert np.isnan(one.means[np.tril_indices(3, -1)]).all()
+    assert [[cell.n for cell in line] for line in one.cells] == [[4, 4, 4], [0, 4, 4], [0, 0, 4]]
+    assert np.isnan(one.values[np.tril_indices(3, -1)]).all()
     by_hand = [found.figures["es@1"] for found in run.rows if found.batch == 1 and found.checkpoint == 2]
-    assert one.means[1, 2] == pytest.approx(np.mean(by_hand))
+    assert one.cells[1][2] == estimate(np.array(by_hand)[:, None], share=True)
     assert [found.n for found in one.overall] == [4, 8, 12]
-    assert one.overall[2].value == pytest.approx(np.mean(one.means[:, 2]))
+    assert one.overall[2].value == pytest.approx(np.mean(one.values[:, 2]))
     assert compare([counterfact("single", 1)]).retention == ()
 
 
@@ -205,7 +205,7 @@ def test_a_checkpoint_where_only_the_newest_batch_was_scored_has_no_figure_over_
     run = sequential("memit", batches=3, each=4)
     kept = tuple(row for row in run.rows if row.checkpoint != 1 or row.batch == 1)
     (one,) = (one for one in compare([replace(run, rows=kept)]).retention if one.figure.name == "es@1")
-    np.testing.assert_array_equal(one.counts, [[4, 0, 4], [0, 4, 4], [0, 0, 4]])
+    assert [[cell.n for cell in line] for line in one.cells] == [[4, 0, 4], [0, 4, 4], [0, 0, 4]]
     assert [found.n for found in one.overall] == [4, 0, 12] and one.overall[1].value is None
 
 

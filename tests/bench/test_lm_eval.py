@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,50 +14,15 @@ from rome_engine.bench.lm_eval import _same_random_numbers, evaluate
 from rome_engine.errors import BenchError
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
+from tests.bench.lm_tasks import CHOICES, TEXTS, write_task
 from tests.edit.examples import bit_equal, random_edit, state
 
-tasks_of = pytest.importorskip("lm_eval.tasks")
-
-TEXTS = (
-    "The Louvre is in",
-    "The capital of Japan is",
-    "You can find the Big Ben in",
-    "The mother tongue of Danielle Darrieux is",
-    "LeBron James plays the sport of",
-    "The Eiffel Tower is located in the city of",
-)
-CHOICES = ("Paris", "Rome", "London", "Seattle, the capital of France")
-TASK = """task: cities
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: "{data}"
-output_type: multiple_choice
-test_split: test
-doc_to_text: "{{{{text}}}}"
-doc_to_target: "{{{{answer}}}}"
-doc_to_choice: "{{{{choices}}}}"
-target_delimiter: " "
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-"""
+pytest.importorskip("lm_eval.tasks")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A task of multiple choice whose first choice is right."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    # Without the harness's own thousands of tasks, which take seconds to list.
-    monkeypatch.setattr(tasks_of, "TaskManager", partial(tasks_of.TaskManager, include_defaults=False))
-    data = tmp_path / "cities.jsonl"
-    records = [{"text": text, "answer": 0, "choices": CHOICES} for text in TEXTS]
-    data.write_text("\n".join(json.dumps(one) for one in records), encoding="utf-8")
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    (tasks / "cities.yaml").write_text(TASK.format(data=data), encoding="utf-8")
-    return tasks
+    return write_task(tmp_path, monkeypatch)
 
 
 def accuracy(model: LanguageModel, texts: tuple[str, ...] = TEXTS) -> float:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import socket
 from dataclasses import replace
+from importlib.metadata import version
 from math import exp, isfinite
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,12 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from rome_engine.bench.lm_eval import evaluate
 from rome_engine.bench.run import BEFORE, Row
 from rome_engine.bench.run_file import RunFile, read_run
 from rome_engine.cli.bench_inputs import Text
 from rome_engine.edit import values
 from rome_engine.model.language_model import LanguageModel
 from tests import tiny
+from tests.bench.lm_tasks import write_task
 from tests.cli.conftest import Cli, refused
 from tests.cli.test_process import INTERRUPTED, run
 from tests.stats.texts import paragraphs
@@ -198,6 +201,25 @@ def test_a_texts_perplexity_is_measured_before_and_after(cli: Cli, options: list
     for found in (entry["general_before"], entry["general_after"]):
         assert found["perplexity"] == pytest.approx(exp(found["nll"])) and 0 < found["nll_standard_error"] < 1
     assert set(read_run("bench-facts-r-rome-sequential.sqlite").general) == {BEFORE, 0, 1}
+
+
+def test_a_task_of_the_harness_is_run_before_and_after(
+    cli: Cli, options: list[object], neox: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_task(tmp_path, monkeypatch)
+    wanted = ("--protocol", "batch", "--metric", "es", "--task-folder", folder)
+    done = cli(*options, *wanted, "--task", "cities", "--task-limit", 4, "--method", "memit", "--layer", 2, "--json")
+    (entry,) = done.record["entries"]
+    expected = evaluate(LanguageModel.load(str(neox)), ["cities"], limit=4, include_path=folder)["cities"]
+    assert entry["general_before"] == {f"cities {name}": value for name, value in expected.items()}
+    assert set(entry["general_after"]) == set(entry["general_before"])
+    run = read_run("bench-facts-memit-batch.sqlite")
+    assert run.configuration["tasks"] == {"names": ["cities"], "limit": 4, "lm_eval": version("lm_eval")}
+    monkeypatch.setattr(LanguageModel, "load", None)
+    refused(cli(*options, *wanted, "--task", "towns"), "no task towns", "lm-eval ls tasks")
+    refused(cli(*options, *wanted), "--task-folder belong to a --task")
+    refused(cli(*options, "--task", "cities", "--task-folder", "none"), "no folder none of tasks")
+    refused(cli(*options, "--task", "cities", "--task-folder", folder), "edits that stay in force")
 
 
 def test_it_is_told_how_far_a_text_is_read() -> None:
