@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -179,17 +179,28 @@ def move(
 @loads()
 def export(
     folder: Folder,
-    merged: Annotated[Path, typer.Argument(metavar="TO", help="A new folder for the edited model.")],
+    to: Annotated[Path, typer.Argument(metavar="TO", help="A new folder, or for the form edit a file (.safetensors).")],
     model: Source = Source(),
+    form: Annotated[
+        Literal["merged", "adapter", "edit"],
+        typer.Option(
+            metavar="NAME",
+            help="merged: the edited model, for plain transformers. adapter: a LoRA adapter, for the library peft. "
+            "edit: one file, for `ask --edit`.",
+        ),
+    ] = "merged",
 ) -> None:
-    """Write the model with all of a ledger's edits, for plain transformers."""
-    output.check_free(merged)
-    output.check_apart([merged], model=model.name)
+    """Write all of a ledger's edits as one: a model, an adapter or an edit file."""
+    if form == "edit":
+        output.check_writable(to)
+    else:
+        output.check_free(to)
+    output.check_apart([to], model=model.name)
 
     from transformers.utils.logging import disable_progress_bar
 
     from rome_engine.bench import effects
-    from rome_engine.edit import Checkup
+    from rome_engine.edit import Checkup, save_adapter
     from rome_engine.edit.combined import combined
     from rome_engine.edit.export import save_model
     from rome_engine.facts import Fact
@@ -206,11 +217,16 @@ def export(
     with _opened(folder, loaded):
         with output.progress("asking the edited model") as tick:
             after = before.now(loaded, tick)
-        with output.stderr().status("writing the edited model"):
-            disable_progress_bar()  # transformers' own, one line of noise a file
-            card = edit_card(whole, after, checkup.now(*edits), "merged", ".")
-            save_model(loaded, merged, card=card)
-    output.written(merged)
+        card = edit_card(whole, after, checkup.now(*edits), form, ".")
+        if form == "merged":
+            with output.stderr().status("writing the edited model"):
+                disable_progress_bar()  # transformers' own, one line of noise a file
+                save_model(loaded, to, card=card)
+    if form == "adapter":
+        save_adapter(loaded, whole, to, card=card)
+    elif form == "edit":
+        whole.save(to)
+    output.written(to)
 
 
 def _check_same(folder: Path, page: Page, method: str | None, layer: int | None, seed: int | None) -> None:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import torch
 import transformers as hf
 
-from rome_engine.edit import Health
+from rome_engine.edit import Edit, Health
 from rome_engine.edit.closed_form import ClosedForm
 from rome_engine.edit.guard import Guard
 from rome_engine.edit.health import Checkup
@@ -76,6 +78,16 @@ def test_batches_are_kept_taken_out_and_exported(
     card = (tmp_path / "whole" / "README.md").read_text(encoding="utf-8")
     assert "2 facts" in card and "The rest of the model" in card and page["base"] in card
     assert SUBJECTS[2] in card and SUBJECTS[1] in card and SUBJECTS[0] not in card
+    assert cli("ledger", "export", folder, tmp_path / "lora", *model, "--form", "adapter").code == 0
+    assert cli("ledger", "export", folder, tmp_path / "e.safetensors", *model, "--form", "edit").code == 0
+    base, ids = LanguageModel.load(str(neox)), torch.tensor([edited.tokenize("The Louvre is in").input_ids])
+    expected = edited.module(ids).logits
+    with Edit.load(tmp_path / "e.safetensors").applied(base):
+        torch.testing.assert_close(base.module(ids).logits, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    adapted = peft.PeftModel.from_pretrained(base.module, tmp_path / "lora")
+    torch.testing.assert_close(adapted(ids).logits, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert "peft" in (tmp_path / "lora" / "README.md").read_text(encoding="utf-8")
+    refused(cli("ledger", "export", folder, tmp_path / "lora", *model, "--form", "adapter"), "lora")
 
 
 def test_its_own_statistics_are_found_beside_larger_ones(
