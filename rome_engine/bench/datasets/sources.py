@@ -39,6 +39,7 @@ class Source:
 _ROME = "https://rome.baulab.info/data/dsets"
 _MQUAKE = "https://raw.githubusercontent.com/princeton-nlp/MQuAKE/fb43dadc2d8cd19d08ce81c63d957b59deb3f3cd/datasets"
 _KNOWEDIT = "https://huggingface.co/datasets/zjunlp/KnowEdit/resolve/main/benchmark"
+_QAEDIT = "https://raw.githubusercontent.com/WanliYoung/Revisit-Editing-Evaluation/main/data"
 _RIPPLE = "https://github.com/edenbiran/RippleEdits/raw/main/data/benchmark"
 _LRE = "https://lre.baulab.info/data/factual"
 _RELATIONS = """
@@ -92,6 +93,8 @@ _LISTED = (
         "MIT (KnowEdit)",
     ),
     _one("knowedit-recent", "knowedit", f"{_KNOWEDIT}/wiki_recent/recent_test.json", None, "MIT (KnowEdit)"),
+    _one("knowedit-zsre", "knowedit", f"{_KNOWEDIT}/ZsRE/ZsRE-test-all.json", None, "MIT (KnowEdit)"),
+    _one("qaedit", "qaedit", f"{_QAEDIT}/QAEdit.json", None, "not stated"),
     _one("ripple-popular", "ripple", f"{_RIPPLE}/popular.json", None, "MIT"),
     _one("ripple-random", "ripple", f"{_RIPPLE}/random.json", None, "MIT"),
     _one("ripple-recent", "ripple", f"{_RIPPLE}/recent.json", None, "MIT"),
