@@ -147,10 +147,10 @@ def test_what_is_not_there(tmp_path: Path, written: Any) -> None:
         read(None, tmp_path / "nothing.json")
     with pytest.raises(BenchError, match=r"no data set 'counterfacts': there are .*counterfact, .*zsre"):
         read("counterfacts", written([OWN]))
-    with pytest.raises(BenchError, match="'qaedit' is a schema of files: give the file with --data PATH"):
-        read("qaedit")
+    with pytest.raises(BenchError, match="'knowedit' is a schema of files: give the file with --data PATH"):
+        read("knowedit")
 
 
 def test_every_name_can_be_read_without_a_file() -> None:
-    assert {"own", "counterfact", "zsre", "mquake", "knowedit-recent", "ripple-popular", "lre"} <= set(NAMES)
+    assert {"own", "counterfact", "zsre", "mquake", "knowedit-zsre", "qaedit", "ripple-popular", "lre"} <= set(NAMES)
     assert len(set(NAMES)) == len(NAMES) and "known_1000" not in NAMES
