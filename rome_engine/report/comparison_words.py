@@ -19,6 +19,8 @@ SHORT = 2
 """Names of so many letters are the field's initials: ES, NM, S."""
 HEADLINE = ("s", "es", "ps", "ns", "free_em", "multihop", "singlehop", "portability")
 """Where the model answers freely much less succeeds (Yang et al. 2025): that figure stands beside the forced ones."""
+WITH_S = (*HEADLINE[:5], "free_begins", *HEADLINE[5:])
+"""Prompts that are sentences to go on are answered in the first words, and the sentence then goes on."""
 WITHOUT_S = ("zsre_efficacy", "zsre_paraphrase", "zsre_specificity", "locality", "free_pem")
 """What sets are about that have no neighbourhood and so no S."""
 FEW, COLUMNS = 5, 8
@@ -38,7 +40,7 @@ def headline(comparison: Comparison) -> list[Figure]:
     if len(comparison.figures) <= FEW:
         return list(comparison.figures)
     bases = {base(one.name) for one in comparison.figures}
-    order = HEADLINE if "s" in bases else (*HEADLINE, *WITHOUT_S)
+    order = WITH_S if "s" in bases else (*HEADLINE, *WITHOUT_S)
     found = [one for name in order for one in comparison.figures if base(one.name) == name]
     return (found or list(comparison.figures))[:COLUMNS]
 

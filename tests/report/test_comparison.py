@@ -66,7 +66,7 @@ def test_the_leaderboard_has_every_figure_with_its_interval_and_n(single: Compar
 def test_of_many_figures_free_answers_stand_beside_forced_ones() -> None:
     values = dict.fromkeys(("es@1", "ps@1", "ns@1", "em@1", "kl@1", "free_begins@1", "free_em@1"), 1.0)
     columns = leaderboard(compare([build_run("one", [values] * 3)])).columns
-    assert columns[2:7] == ("S %", "ES %", "PS %", "NS %", "free_em %")
+    assert columns[2:8] == ("S %", "ES %", "PS %", "NS %", "free_em %", "free_begins %")
 
 
 @pytest.mark.parametrize(
