@@ -90,7 +90,8 @@ def run(
     batches = plan.batches([record for _, record in records])
     with ExitStack() as in_force:
         for number, batch in enumerate(batches):
-            made = kept.batch(number) or make(work, [records[at] for at in batch if at not in why_not], history, told)
+            tell = _of_batch(told, number, len(batches))
+            made = kept.batch(number) or make(work, [records[at] for at in batch if at not in why_not], history, tell)
             kept.keep_batch(number, made)
             why_not |= made.left_out
             if made.edit is None:
@@ -98,10 +99,9 @@ def run(
             else:
                 in_force.callback(made.edit.apply_(work.model).undo)
                 history = extended(history, made.keys) if keeps_history else {}
-            label = f"scoring batch {number + 1} of {len(batches)}"
             scored = plan.scored(batches, number)
             spent = {at: made.seconds / len(batch) for at in batch if at not in why_not}
-            _score(work, records[scored.start : scored.stop], why_not, spent, number, kept, told, label)
+            _score(work, records[scored.start : scored.stop], why_not, spent, number, kept, tell)
             if general is not None:
                 kept.general(number, lambda: general(work.model))
 
@@ -114,7 +114,6 @@ def _score(
     checkpoint: int,
     kept: Kept,
     told: Told | None,
-    label: str,
 ) -> None:
     """These records' rows; the groups are always the same ones, so that sums are rounded the same.
 
@@ -126,7 +125,14 @@ def _score(
             rows = [failed(at, record, checkpoint, why_not[at]) for at, record in group if at in why_not]
             rows += work.edited([one for one in group if one[0] not in why_not], checkpoint)
             kept.rows(_timed(row, spent) for row in rows)
-        _tell(told, label, group[-1][0] - records[0][0] + 1, len(records))
+        _tell(told, "scoring", group[-1][0] - records[0][0] + 1, len(records))
+
+
+def _of_batch(told: Told | None, number: int, batches: int) -> Told | None:
+    """What is told of a batch's work, with its number."""
+    if told is None or batches == 1:
+        return told
+    return lambda phase, done, of: told(f"batch {number + 1} of {batches}: {phase}", done, of)
 
 
 def _timed(row: Row, spent: Mapping[int, float]) -> Row:

@@ -185,6 +185,24 @@ def test_retention_has_a_row_for_every_record_so_far_at_every_checkpoint(tmp_pat
     assert first["em@1"] != last["em@1"]
 
 
+def test_it_is_told_of_which_batch_the_work_is(tmp_path: Path) -> None:
+    model = tiny.language_model("llama")
+    given = arguments(model, "memit")
+    told: list[str] = []
+    for size in (2, 4):
+        run_benchmark(
+            model, plan("memit", "sequential", batch=size), data(4), tmp_path / str(size), untouched=tmp_path / "u",
+            told=lambda phase, _done, _of: told.append(phase), **given,
+        )  # fmt: skip
+    phases = list(dict.fromkeys(told))
+    assert phases == [
+        "asking the untouched model",
+        *(f"batch {n} of 2: {what}" for n in (1, 2) for what in ("editing: steps of a batch", "scoring")),
+        "editing: steps of a batch",
+        "scoring",
+    ]
+
+
 def test_all_so_far_can_be_scored_after_every_so_many_batches_only(tmp_path: Path, small: None) -> None:
     model = tiny.language_model("llama")
     given = arguments(model, "memit-history")
