@@ -20,7 +20,7 @@ from rome_engine.edit.configuration import configured
 from rome_engine.edit.defaults import DEPTH
 from rome_engine.edit.editor import Editor
 from rome_engine.edit.presets import LAYERS, NOT_TUNED
-from rome_engine.errors import EditError
+from rome_engine.errors import EditError, PromptError, StatisticsError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
@@ -33,6 +33,10 @@ RANDOM_LAYERS = 3
 def default_grid(config: Any) -> dict[str, tuple[Any, ...]]:
     """The settings that matter most, around a method's present ones: how far a value may go, and what holds Δ back."""
     grid: dict[str, tuple[Any, ...]] = {}
+    if hasattr(config, "bare"):
+        grid["bare"] = tuple(dict.fromkeys((0.5, 0.7, None, config.bare)))
+    if hasattr(config, "rank"):
+        grid["rank"] = tuple(sorted({2, 8, 32, config.rank}))
     if hasattr(config, "value"):
         grid["value.clamp"] = tuple(sorted({0.75, 2.0, 4.0, config.value.clamp}))
     for name, factors in (("weight", (0.1, 0.3, 1.0, 3.0)), ("l2", (0.1, 1.0, 10.0)), ("ridge", (0.1, 1.0, 10.0))):
@@ -138,8 +142,7 @@ def tune(
     best = _best([best, *by_setting])
     default = editor.default(model)
     depth = round(DEPTH * (model.n_layers - 1))
-    others = [layer for layer in layers if layer != best.layer]
-    drawn = random.Random(seed).sample(others, min(RANDOM_LAYERS, len(others)))
+    drawn = [layer for layer in drawn_layers(model, seed) if layer != best.layer][:RANDOM_LAYERS]
     reported = [
         runs.tried("best", best.layer, best.settings, held_out),
         runs.tried("default", _edited(default)[-1], {}, held_out),
@@ -183,7 +186,7 @@ class _Runs:
                 progress=self.progress,
             )
             trial = Trial(role, layer, dict(settings), summary(cases))
-        except EditError as error:
+        except (EditError, StatisticsError, PromptError) as error:
             trial = Trial(role, layer, dict(settings), None, str(error))
         if self.told is not None:
             self.told(trial)
@@ -211,10 +214,16 @@ def _edited(config: Any) -> Sequence[int]:
     return layers
 
 
-def touched(model: LanguageModel, editor: Editor, layers: Sequence[int]) -> list[int]:
+def drawn_layers(model: LanguageModel, seed: int = 0) -> list[int]:
+    """Layers drawn at random from all, one more than there are controls: the chosen one is none."""
+    return random.Random(seed).sample(range(model.n_layers), min(RANDOM_LAYERS + 1, model.n_layers))
+
+
+def touched(model: LanguageModel, editor: Editor, layers: Sequence[int], seed: int = 0) -> list[int]:
     """The layers whose second moments `tune` needs for these (last) edited ones and its controls."""
     depth = round(DEPTH * (model.n_layers - 1))
-    configs = [editor.default(model), *(editor.default(model, layer) for layer in (*layers, depth))]
+    named = (*layers, depth, *drawn_layers(model, seed))
+    configs = [editor.default(model), *(editor.default(model, layer) for layer in named)]
     return sorted({layer for config in configs for layer in editor.layers(config)})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -110,8 +110,9 @@ def _asked(model: LanguageModel, file: FactFile, limit: int | None) -> tuple[Fac
     """The facts that this model can be edited to, asked as it is; those it cannot are among the malformed ones."""
     from rome_engine.bench import effects
     from rome_engine.edit.targets import already_answered, target_tokens
+    from rome_engine.fact_files import without
 
-    file = _without(file, effects.unaskable(model, [fact for _, fact in file.facts]))
+    file = without(file, effects.unaskable(model, [fact for _, fact in file.facts]))
     wanted = len(file.facts) if limit is None else limit
     given: dict[int, str] = {}
     end = 0
@@ -120,23 +121,9 @@ def _asked(model: LanguageModel, file: FactFile, limit: int | None) -> tuple[Fac
         answered = already_answered(model, some, [target_tokens(model, fact) for fact in some])
         given |= {end + place: "its target is the model's answer already" for place in answered}
         end += len(some)
-    file = _without(replace(file, facts=file.facts[:end]), given)
+    file = without(replace(file, facts=file.facts[:end]), given)
     with output.progress("asking the model") as tick:
         return file, effects.ask(model, [fact for _, fact in file.facts], tick)
-
-
-def _without(file: FactFile, reasons: Mapping[int, str]) -> FactFile:
-    """The file with the facts at these places among the malformed records."""
-    from rome_engine.fact_files import Malformed
-
-    lines = dict(file.lines)
-    numbers = {file.facts[place][0]: reason for place, reason in reasons.items()}
-    moved = [Malformed(number, reason, lines.get(number)) for number, reason in numbers.items()]
-    return replace(
-        file,
-        facts=tuple(one for one in file.facts if one[0] not in numbers),
-        malformed=tuple(sorted((*file.malformed, *moved), key=lambda one: one.number)),
-    )
 
 
 def _describe(file: FactFile, records: int, effects: Sequence[Effect]) -> dict[str, Any]:

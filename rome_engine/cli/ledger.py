@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(cls=options.Group, help="Edit in batches, and keep, take out or move every one of them.")
 
 METHOD = "memit-history"
+_REMEDY = "correct them, or give --skip-bad to leave them out"
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the ledger is kept.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The edit's name, as `ledger list` shows it.")]
 KeepValues = Annotated[
@@ -41,10 +42,10 @@ Guard = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=editing.GUARDS,
-        help="What happens where the edits of this call, measured together when the last is done, damage the model (a "
-        "text's perplexity rises, known answers are lost). rollback: all of them are taken out again; refuse: that "
-        "too, and no edit is made whose numbers alone are suspicious; warn: it is said and they stay; off: nothing is "
-        "measured. Edits that an interrupted call left are not measured.",
+        help="What happens where the ledger's edits, all measured together when the last of this call is done, damage "
+        "the model (a text's perplexity rises, known answers are lost). rollback: those of this call are taken out "
+        "again; refuse: that too, and no edit is made whose numbers alone are suspicious; warn: it is said and they "
+        "stay; off: nothing is measured.",
     ),
 ]
 
@@ -87,9 +88,10 @@ def add(
     """
     output.check_apart([folder], [facts, corpus], model.name)
 
+    from rome_engine.bench.effects import unaskable
     from rome_engine.edit.ledger import Ledger, closed_form
     from rome_engine.edit.ledger_folder import PAGE, read_page
-    from rome_engine.fact_files import check_usable, editable, read_facts
+    from rome_engine.fact_files import check_usable, editable, read_facts, without
     from rome_engine.stats import Corpus
 
     page = read_page(folder) if (folder / PAGE).exists() else None
@@ -100,14 +102,20 @@ def add(
         Corpus(corpus)  # a mistake in it is said before the model is loaded
     file = editable(read_facts(facts))
     if not skip_bad:
-        check_usable(file, "correct them, or give --skip-bad to leave them out")
+        check_usable(file, _REMEDY)
+    if closed_form(made_by).one_fact and batch != 1 and len(file.facts[:limit]) > 1:
+        raise EditError(f"{made_by} rewrites one fact at a time: give --batch 1")
+    loaded = model.load()
+    file = without(file, unaskable(loaded, [fact for _, fact in file.facts]))
+    if not skip_bad:
+        check_usable(file, _REMEDY)
     chosen = [fact for _, fact in file.facts][:limit]
     if not chosen:
         raise EditError(f"{file.name} has no facts that can be edited")
     batches = _batches(name or facts.stem, chosen, batch or len(chosen))
-    if closed_form(made_by).one_fact and any(len(part) > 1 for part in batches.values()):
-        raise EditError(f"{made_by} rewrites one fact at a time: give --batch 1")
-    loaded = model.load()
+    there = {} if page is None else dict(page.files)
+    # Before any edit is in force: what many calls did adds up.
+    checkup = editing.checkup(loaded, guard) if any(label not in there for label in batches) else None
     if page is None:
         config = editing.settings(loaded, made_by, layer, seed or 0, guard)
         moments = editing.collected(loaded, closed_form(made_by).layers(config), corpus, tokens)
@@ -116,16 +124,16 @@ def add(
         opened = _opened(folder, loaded, None if corpus is None else _collected(page, loaded, corpus, tokens), guard)
     with _kept(folder) as added, opened as ledger:
         new = _missing(ledger, batches)
-        checkup = editing.checkup(loaded, guard) if new else None
         before = len(ledger)
         with output.progress("editing") as tick:
             for done, (label, part) in enumerate(new.items(), len(batches) - len(new)):
                 tick(done, len(batches))
                 added.append(ledger.add(label, part))
         try:
-            health = editing.checked_now(checkup, added, guard)
+            health = editing.checked_now(checkup, [entry.edit for entry in ledger.entries], guard)
         except RomeEngineError:
             ledger.truncate(before)
+            added.clear()
             raise
         _report(ledger, folder, as_json, health=None if health is None else health.to_dict())
         if not as_json:
@@ -272,10 +280,14 @@ def _opened(
 
 @contextmanager
 def _kept(folder: Path) -> Iterator[list[Edit]]:
-    """A list for the edits that are on the disk; says after an interruption that they stay there."""
+    """A list for the edits that are on the disk; says after an interruption or a failure that they stay there."""
     added: list[Edit] = []
     try:
         yield added
+    except RomeEngineError:
+        if added:
+            output.stderr().print(f"the {len(added)} edits before it are kept in {folder}", highlight=False)
+        raise
     except KeyboardInterrupt as interrupt:
         if not added:
             raise

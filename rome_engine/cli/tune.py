@@ -79,7 +79,7 @@ def command(
     wanted = tuning_of.default_layers(loaded) if wanted is None else wanted
     grid = given or tuning_of.default_grid(chosen.default(loaded))
     tuning_of.check_grid(loaded, chosen, wanted[0], grid)
-    moments = editing.collected(loaded, tuning_of.touched(loaded, chosen, wanted), corpus, tokens)
+    moments = editing.collected(loaded, tuning_of.touched(loaded, chosen, wanted, seed), corpus, tokens)
     with output.progress("measuring") as tick:
         found = tuning_of.tune(
             loaded,
@@ -126,7 +126,7 @@ def _tell(trial: Trial) -> None:
 
 
 def _row(trial: Trial) -> list[str]:
-    settings = ", ".join(f"{name} {value:g}" for name, value in trial.settings.items()) or "default settings"
+    settings = ", ".join(f"{name} {_shown(value)}" for name, value in trial.settings.items()) or "default settings"
     if trial.scores is None:
         return [_ROLES[trial.role], str(trial.layer), settings, f"refused: {trial.failed}", "", "", ""]
     means = trial.scores.means
@@ -137,6 +137,10 @@ def _row(trial: Trial) -> list[str]:
         *(f"{name.upper()} {100 * means[name]:.1f}" for name in ("es", "ps", "ns")),
         f"S {100 * trial.scores.score:.1f}",
     ]
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else f"{value:g}"
 
 
 def _show(found: Tuned) -> None:

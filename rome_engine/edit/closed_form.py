@@ -139,8 +139,8 @@ class ClosedForm(ABC):
 
         history: of the edits made before, for methods that keep one.
         Raises EditError for facts, layers, moments or a history that do not fit the method or the model, a search that
-        fails, a system that is singular and whatever the guard refuses; TargetError and PromptError for a fact that
-        cannot be asked or needs no edit.
+        fails, a system that is singular and whatever the guard refuses; StatisticsError for a C that is; TargetError
+        and PromptError for a fact that cannot be asked or needs no edit.
         """
         self.check(model, len(facts), moments, config, history)
         return self.solve(model, self.search(model, facts, config, progress), moments, config, history=history).edit

@@ -38,6 +38,8 @@ def combined(edits: Sequence[Edit]) -> Edit:
 def _sum(changes: Sequence[LayerEdit]) -> LayerEdit:
     left = torch.cat([change.left for change in changes], dim=1)
     right = torch.cat([change.right for change in changes], dim=1)
+    if left.shape[1] > len(left):  # no weight has a greater rank than it has rows
+        left, right = torch.eye(len(left)), (left.double() @ right.double().T).T.float().contiguous()
     # ‖L Rᵀ‖² = tr((Lᵀ L)(Rᵀ R)): the sum itself may be large.
     squared = ((left.double().T @ left.double()) * (right.double().T @ right.double())).sum()
     return replace(

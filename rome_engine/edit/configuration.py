@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from math import isfinite
-from typing import Any, TypeVar
+from math import isfinite, isnan
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rome_engine.errors import EditError
 
 Config = TypeVar("Config")
-
-_KINDS: dict[type, str] = {int: "a whole number", str: "a text", tuple: "a list"}
 
 
 def configured(default: Config, record: Mapping[str, Any]) -> Config:
@@ -26,27 +24,35 @@ def configured(default: Config, record: Mapping[str, Any]) -> Config:
         raise EditError(
             f"{type(default).__name__} has no setting {', '.join(unknown)}: known are {', '.join(sorted(known))}"
         )
-    given = {name: _value(name, known[name], value) for name, value in record.items()}
+    types = get_type_hints(type(default))
+    given = {name: _value(name, types[name], known[name], value) for name, value in record.items()}
     try:
         return replace(default, **given)
     except TypeError as error:
         raise EditError(f"the settings {record} cannot be used ({error})") from error
 
 
-def _value(name: str, known: Any, given: Any) -> Any:
-    """The value in the type of the one that is known."""
+def _value(name: str, wanted: Any, known: Any, given: Any) -> Any:
+    """The value in the type that the field is declared with. known: its present value, for settings within."""
     if is_dataclass(known) and isinstance(given, Mapping):
         return configured(known, given)
-    if isinstance(known, tuple) and isinstance(given, list | tuple) and known:
-        return tuple(_value(name, known[0], one) for one in given)
+    inside = get_args(wanted)
+    if given is None and type(None) in inside:
+        return None
+    if get_origin(wanted) is tuple and isinstance(given, list | tuple):
+        return tuple(_value(name, inside[0], None, one) for one in given)
     # JSON has one kind of number where these have two; a bool is no number here.
-    number = isinstance(given, int | float) and not isinstance(given, bool) and isfinite(given)
-    if isinstance(known, float) or known is None:
-        if number or (known is None and given is None):
-            return None if given is None else float(given)
-    elif isinstance(known, int) and not isinstance(known, bool):
-        if number and given == int(given):
+    number = isinstance(given, int | float) and not isinstance(given, bool) and not isnan(given)
+    if float in (wanted, *inside):
+        kind = "a number"
+        if number:
+            return float(given)
+    elif int in (wanted, *inside):
+        kind = "a whole number"
+        if number and isfinite(given) and given == int(given):
             return int(given)
-    elif type(given) is type(known):
-        return given
-    raise EditError(f"{name} is {_KINDS.get(type(known), 'a number')}, not {given!r}")
+    else:
+        kind = "a list" if get_origin(wanted) is tuple else "settings" if is_dataclass(wanted) else "a text"
+        if kind == "a text" and isinstance(given, str):
+            return given
+    raise EditError(f"{name} is {kind}, not {given!r}")

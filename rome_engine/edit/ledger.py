@@ -116,17 +116,16 @@ class Ledger:
     def add(self, name: str, facts: Sequence[Fact], progress: Progress | None = None) -> Edit:
         """Edit these facts on top of what there is, and apply the edit.
 
+        Facts whose targets are the answers already are edited like the rest.
         Raises EditError for a name that is taken, and as `Editor.fit` does.
         """
-        self._check_open()
-        if name in self._names():
-            raise EditError(f"the ledger has an edit {name!r} already: give another name, or remove that one first")
+        self._check_new(name)
         self._editor.check(self._model, len(facts), self._moments, self.config, self._history or None)
         return self.add_targets(name, self._search(facts, progress))
 
     def add_targets(self, name: str, targets: Targets) -> Edit:
         """As `add`, for values that are known."""
-        self._check_open()
+        self._check_new(name)
         self._rewrite(len(self), [(name, targets)])
         return self._entries[-1].edit
 
@@ -173,10 +172,10 @@ class Ledger:
         self._closed = False
 
     def _search(self, facts: Sequence[Fact], progress: Progress | None) -> Targets:
-        return self._editor.search(self._model, facts, self.config, progress, contexts=self.contexts)
+        # What other edits bring about must not decide whether one can be made again.
+        return self._editor.search(self._model, facts, self.config, progress, contexts=self.contexts, new_only=False)
 
     def _again(self, begin: int, tail: Sequence[Entry], search: bool, progress: Progress | None) -> None:
-        self._check_open()
         self._rewrite(
             begin, [(entry.name, entry.targets.facts if search else entry.targets) for entry in tail], progress
         )
@@ -242,7 +241,13 @@ class Ledger:
     def _names(self) -> list[str]:
         return [entry.name for entry in self._entries]
 
+    def _check_new(self, name: str) -> None:
+        self._check_open()
+        if name in self._names():
+            raise EditError(f"the ledger has an edit {name!r} already: give another name, or remove that one first")
+
     def _at(self, name: str) -> int:
+        self._check_open()
         names = self._names()
         if name not in names:
             shown = ", ".join(names[:10]) or "none"

@@ -78,14 +78,10 @@ class Ridge:
         weight: float = 1.0,
         *,
         basis: Float64[Tensor, "d_mlp m"] | None = None,
-        precision: float = _EPS,
     ) -> Ridge:
-        """The ridge of A itself. precision: relative, that A's entries are known to.
-
-        Raises EditError where A is not positive definite to that precision.
-        """
+        """The ridge of A itself. Raises EditError where A is not positive definite to float64's precision."""
         remedy = "collect second moments from more tokens, or give a jitter"
-        return cls(_cholesky(matrix, precision, "the second moment with its history", remedy), weight, basis)
+        return cls(_cholesky(matrix, "the second moment with its history", remedy), weight, basis)
 
     def update(
         self,
@@ -119,7 +115,7 @@ class Ridge:
         system.diagonal().add_(self.weight)
         if pinned is None:
             remedy = "two of them may have the same key: leave one out, or take a method with a ridge"
-            root = _cholesky(system, _EPS, f"the system of {len(system)} facts", remedy)
+            root = _cholesky(system, f"the system of {len(system)} facts", remedy)
             left = torch.cholesky_solve(wanted.T, root).T
             condition = _condition(root)
         else:
@@ -146,7 +142,7 @@ class Ridge:
             white = self._whitened(keys[:, begin : begin + _PIECE])
             system.addmm_(white, white.T)
             crossed.addmm_(residuals[:, begin : begin + _PIECE].to(white), white.T)
-        root = _cholesky(system, _EPS, "the normal equations", "give a larger ridge")
+        root = _cholesky(system, "the normal equations", "give a larger ridge")
         found = torch.cholesky_solve(crossed.T, root)
         missed = found.T @ system - crossed
         rows = torch.linalg.solve_triangular(self.factor.T, found, upper=True)  # Δᵀ in U's coordinates
@@ -178,12 +174,12 @@ class Ridge:
         return white
 
 
-def _cholesky(matrix: Tensor, precision: float, what: str, remedy: str) -> Tensor:
+def _cholesky(matrix: Tensor, what: str, remedy: str) -> Tensor:
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(matrix)
-    # A pivot is what a direction has of its own beside those before it. Below the entries' rounding, or that of so many
-    # steps in float64, it is noise.
-    known = max(precision, 10 * len(matrix) * _EPS)
+    # A pivot is what a direction has of its own beside those before it. Below the rounding of so many steps in float64
+    # it is noise.
+    known = 10 * len(matrix) * _EPS
     if bool(failed) or not bool((root.diagonal().square() > known * matrix.diagonal()).all()):
         raise EditError(f"the update does not exist: {what} is singular to working precision ({remedy})")
     return root

@@ -71,7 +71,8 @@ def values(
         ]
         again = [question for group in searched for question in group]
         if new_only:
-            check_new(model, [question.fact for question in again], [question.target for question in again])
+            there = len(distinct) - len(again)
+            check_new(model, [question.fact for question in again], [question.target for question in again], there)
         times = Counter(keys)
         done = len(keys) - sum(times[distinct[question]] for question in again)
         for group in searched:

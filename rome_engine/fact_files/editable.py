@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from rome_engine.errors import PromptError
@@ -30,12 +30,7 @@ def editable(file: FactFile) -> FactFile:
         )
     for number, other in _repeated(wanted):
         reasons.setdefault(number, f"it says the same as {Malformed(other, '', lines.get(other)).place}")
-    found = [Malformed(number, reason, lines.get(number)) for number, reason in reasons.items()]
-    return replace(
-        file,
-        facts=tuple((number, fact) for number, fact in file.facts if number not in reasons),
-        malformed=tuple(sorted((*file.malformed, *found), key=lambda one: one.number)),
-    )
+    return _moved(file, reasons)
 
 
 def check_usable(file: FactFile, remedy: str) -> None:
@@ -82,3 +77,19 @@ def _repeated(facts: Iterable[tuple[int, Fact]]) -> Iterator[tuple[int, int]]:
         first = said.setdefault((fact.prompt.strip(), fact.subject.strip(), _target(fact)), number)
         if first != number:
             yield number, first
+
+
+def without(file: FactFile, reasons: Mapping[int, str]) -> FactFile:
+    """The file with the facts at these places among the malformed records, for these reasons."""
+    return _moved(file, {file.facts[place][0]: reason for place, reason in reasons.items()})
+
+
+def _moved(file: FactFile, reasons: Mapping[int, str]) -> FactFile:
+    """The same for facts of these numbers."""
+    lines = dict(file.lines)
+    moved = [Malformed(number, reason, lines.get(number)) for number, reason in reasons.items()]
+    return replace(
+        file,
+        facts=tuple(one for one in file.facts if one[0] not in reasons),
+        malformed=tuple(sorted((*file.malformed, *moved), key=lambda one: one.number)),
+    )

@@ -63,8 +63,9 @@ def test_the_best_of_all_trials_is_chosen(method: str) -> None:
     assert bit_equal(model, before)
     assert tuple(told) == (*found.trials, *found.held_out)
     assert [trial.role for trial in found.trials] == ["layers", "layers", "settings", "settings"]
-    assert [trial.role for trial in found.held_out] == ["best", "default", "random", "depth"]
-    assert found.held_out[2].layer != found.held_out[0].layer  # a control that was chosen would be none
+    assert [trial.role for trial in found.held_out] == ["best", "default", *["random"] * 3, "depth"]
+    drawn = [trial.layer for trial in found.held_out if trial.role == "random"]
+    assert len(set(drawn)) == 3 and found.held_out[0].layer not in drawn  # a control that was chosen would be none
     best = max(found.trials, key=lambda trial: trial.rank)
     assert chosen.layers(found.config)[-1] == best.layer
     assert found.held_out[0].layer == best.layer and found.held_out[0].settings == best.settings
@@ -108,5 +109,5 @@ def test_settings_that_cannot_be_are_refused_before_any_work(grid: dict[str, tup
 def test_every_method_has_something_to_try(method: str) -> None:
     model = tiny.shared("llama")
     grid = default_grid(editor(method).default(model))
-    assert grid and all(len(values) > 1 for values in grid.values())
+    assert len(grid) >= 2 and all(len(values) > 1 for values in grid.values())
     assert default_layers(model) and max(default_layers(model)) < model.n_layers

@@ -90,6 +90,21 @@ def test_batches_are_kept_taken_out_and_exported(
     refused(cli("ledger", "export", folder, tmp_path / "lora", *model, "--form", "adapter"), "lora")
 
 
+def test_what_many_calls_did_is_measured_together(cli: Cli, options: list[object], facts: Path, folder: Path) -> None:
+    first = cli(*options, "--limit", 1, "--guard", "warn", "--json").record["health"]
+    more = ("ledger", "add", folder, facts, "--name", "more", "--guard", "warn", *options[-2:])
+    second = cli(*more, "--json").record["health"]
+    assert second["perplexity_before"] == first["perplexity_before"] and second["perplexity"] != first["perplexity"]
+
+
+def test_what_this_model_cannot_be_asked_is_told_or_left_out(cli: Cli, options: list[object], facts: Path) -> None:
+    long = {"prompt": "You can find {} in", "subject": "The Louvre " * 200, "target_new": "Rome"}
+    facts.write_text(f"{json.dumps(long)}\n{facts.read_text(encoding='utf-8')}", encoding="utf-8")
+    refused(cli(*options, "--guard", "off"), "line 1", "shorten", "--skip-bad")
+    made = cli(*options, "--guard", "off", "--skip-bad", "--json")
+    assert made.code == 0 and made.record["edits"][0]["facts"] == 3
+
+
 def test_its_own_statistics_are_found_beside_larger_ones(
     cli: Cli, neox: Path, corpus: Path, options: list[object], folder: Path, facts: Path, tmp_path: Path
 ) -> None:

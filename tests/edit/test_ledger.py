@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rome_engine.edit import editor
+from rome_engine.edit import editor, targets
 from rome_engine.edit.closed_form import ClosedForm
+from rome_engine.edit.combined import combined
 from rome_engine.edit.context import Contexts
 from rome_engine.edit.edit import LayerEdit
 from rome_engine.edit.ledger import Ledger
@@ -68,6 +70,51 @@ def test_what_is_removed_was_never_there(family: str, method: str) -> None:
     assert bit_equal(model, state(other))
     whole.close()
     assert bit_equal(model, before)
+
+
+def test_an_edit_can_be_made_again_where_its_target_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "already_answered", lambda _model, facts, _tokens: [*range(len(facts))])
+    made = ledger(tiny.language_model("llama"))
+    for name, fact in zip("ab", FACTS, strict=False):
+        made.add(name, [fact])
+    made.remove("a")
+    assert [entry.name for entry in made.entries] == ["b"]
+
+
+def test_a_name_is_given_once_and_a_closed_one_is_no_empty_one() -> None:
+    model = tiny.language_model("llama")
+    made = ledger(model)
+    made.add("a", FACTS[:1])
+    before = state(model)
+    with pytest.raises(EditError, match="has an edit 'a' already"):
+        made.add_targets("a", made.entries[0].targets)
+    assert bit_equal(model, before) and len(made) == 1
+    made.close()
+    with pytest.raises(EditError, match="is closed"):
+        made.remove("a")
+
+
+def test_settings_without_a_limit_are_opened_again(tmp_path: Path) -> None:
+    model = tiny.language_model("llama")
+    settings = config(model, "memit-history")
+    settings = replace(settings, guard=replace(settings.guard, max_norm=inf))
+    with Ledger(model, "memit-history", moments(model), settings, tmp_path / "l") as made:
+        made.add("a", FACTS[:1])
+    with Ledger.open(tmp_path / "l", model, moments(model)) as opened:
+        assert opened.config == settings
+
+
+def test_edits_of_more_facts_than_a_weight_has_ranks_are_one_of_that_rank() -> None:
+    model = tiny.language_model("llama")
+    made = ledger(model)
+    for name in range(1 + model.d_model // len(FACTS)):
+        made.add(str(name), FACTS)
+    whole = combined([entry.edit for entry in made.entries])
+    after = state(model)
+    made.close()
+    assert whole.rank == model.d_model
+    with whole.applied(model):
+        assert all(torch.allclose(weight, after[name], atol=1e-5) for name, weight in state(model).items())
 
 
 def test_values_may_be_kept() -> None:

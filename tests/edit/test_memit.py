@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from rome_engine.edit import Edit, edit_facts, editor
 from rome_engine.edit.closed_form import ClosedForm, Targets, extended
 from rome_engine.edit.guard import Guard
 from rome_engine.edit.key import Subjects
+from rome_engine.edit.methods.memit import Memit
 from rome_engine.edit.solve import Ridge
 from rome_engine.edit.spread import SpreadConfig
 from rome_engine.edit.value import ValueConfig
-from rome_engine.errors import EditError
+from rome_engine.errors import EditError, StatisticsError
 from rome_engine.facts import Fact
 from rome_engine.model.hooks import Trace
 from rome_engine.model.language_model import LanguageModel
@@ -115,6 +117,22 @@ def test_the_history_of_earlier_edits_holds_an_update_back(name: str) -> None:
     both = torch.cat([first.keys[0], second.keys[0]]).double()
     assert torch.allclose(grown[0], both.T @ both, rtol=1e-12)
     assert torch.equal(history[0], extended({}, first.keys)[0])  # the one before is left as it was
+
+
+def test_a_history_however_large_does_not_make_a_moment_of_few_bits_singular(tmp_path: Path) -> None:
+    model, method = tiny.language_model("llama"), method_of("memit-history")
+    assert isinstance(method, Memit)
+    random_moment(tiny.D_MLP).save(tmp_path / "m.safetensors", dtype="float16")
+    moment = SecondMoment.load(tmp_path / "m.safetensors")
+    key = torch.randn(tiny.D_MLP, 1, dtype=torch.float64)
+    history = 1e6 * float(moment.matrix().trace()) * key @ key.T  # its pivots lie far below float16's share of it
+    config = config_of("memit-history", model)
+    ridge = method.ridge(moment, config, history)
+    torch.testing.assert_close(ridge.factor @ ridge.factor.T, config.weight * moment.matrix() + history)
+    few = SecondMoment(tiny.D_MLP)
+    few.update(torch.randn(5, tiny.D_MLP))
+    with pytest.raises(StatisticsError, match="singular"):
+        method.ridge(few, config, torch.eye(tiny.D_MLP).double())
 
 
 def test_memit_with_history_and_without_any_edit_before_is_memit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,16 @@ def test_settings_from_json() -> None:
         configured(default, {"value": {"clamp": -1}})
 
 
+def test_every_setting_that_a_method_accepts_comes_back_from_json() -> None:
+    default = replace(editor("r-rome").default(tiny.shared("llama")), bare=0.7)
+    for given in (
+        replace(default, bare=None),
+        replace(default, guard=replace(default.guard, max_norm=inf)),
+        replace(default, value=replace(default.value, clamp=inf), lengths=()),
+    ):
+        assert configured(default, json.loads(json.dumps(asdict(given)))) == given
+
+
 SHIPPED = sorted((data_file("facts.json").parent / FOLDER).glob("*.json"))
 
 
@@ -99,3 +110,8 @@ def test_what_is_shipped_was_tuned_for_the_embedded_model_and_is_its_default(
     best = max(trials, key=lambda trial: trial["scores"]["score"])
     layers = record["config"].get("layers") or [record["config"]["layer"]]
     assert layers[-1] == best["layer"] and len(record["measured"]["held_out"]) >= 5
+    for name, value in best["settings"].items():
+        outer, _, inner = name.rpartition(".")
+        assert (record["config"][outer] if outer else record["config"])[inner] == value
+    random = [trial["layer"] for trial in record["measured"]["held_out"] if trial["role"] == "random"]
+    assert random and best["layer"] not in random

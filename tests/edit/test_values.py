@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from rome_engine.edit import targets
 from rome_engine.edit import values as module
 from rome_engine.edit.context import Contexts
 from rome_engine.edit.grouping import MEMORY
@@ -210,6 +211,18 @@ def test_a_second_call_finds_everything_and_runs_nothing(tmp_path: Path, monkeyp
     assert all(same(one, other) for one, other in zip(again, [*first[::-1], first[0]], strict=True))
     assert [value.seconds for value in again[:-1]] == [value.seconds for value in first[::-1]]
     assert not done
+
+
+def test_a_killed_run_goes_on_at_a_fact_that_is_answered_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, store = tiny.language_model("llama"), tmp_path / "values.sqlite"
+    monkeypatch.setattr(targets, "already_answered", lambda _model, facts, _tokens: [*range(len(facts))][-1:])
+    values(model, FACTS[:1], CONTEXTS, 1, CONFIG, store=store, new_only=False)
+    found = values(model, FACTS[:2], CONTEXTS, 1, CONFIG, store=store, memory=0)  # the first is there, the second known
+    assert len(found) == 2 and "1 of 2 targets" in caplog.text
+    with pytest.raises(TargetError, match="already the answer"):
+        values(model, FACTS[2:3], CONTEXTS, 1, CONFIG, store=store)
 
 
 def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,10 +42,11 @@ class Memit(Spread):
 
     def ridge(self, moment: SecondMoment, config: MemitConfig, history: Float64[Tensor, "d_mlp d_mlp"] | None) -> Ridge:
         """A = λC + H; without a history A = C with ε = λ, which needs no factor but C's."""
+        # C must be known well enough by itself. With it λC + H is: H is exact, and adding it makes no pivot smaller.
+        factor = moment.factor(jitter=config.jitter)
         if history is None:
-            return Ridge(moment.factor(jitter=config.jitter), weight=config.weight)
-        matrix = config.weight * moment.matrix(jitter=config.jitter) + history
-        return Ridge.of(matrix, precision=moment.precision)
+            return Ridge(factor, weight=config.weight)
+        return Ridge.of(config.weight * moment.matrix(jitter=config.jitter) + history)
 
 
 EDITORS = (
