@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from rome_engine.files import plain
 
 _COMPUTING = (
     *(("device", "the device"), ("attention", "the attention's kernel"), ("threads", "the number of threads")),
-    *((name, f"the version of {name}") for name in ("rome_engine", "torch", "transformers", "python")),
+    *(("tokenizer", "the tokenizer"), ("tf32", "how float32 products are rounded (TF32)")),
+    *((name, f"the version of {name}") for name in ("rome_engine", "torch", "transformers", "python", "cuda")),
 )
 """What computes a run's numbers, where it is recorded."""
 
@@ -146,6 +148,11 @@ def _records(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     ]
 
 
+def _order(configuration: Mapping[str, Any]) -> tuple[Any, ...]:
+    drawn = configuration.get("order") == "random"
+    return (drawn, configuration.get("seed") if drawn else None)
+
+
 def _notes(named: Mapping[str, Run], entries: Sequence[Entry], figures: Sequence[Figure]) -> list[str]:
     """What a reader must know before taking a difference for one of the methods."""
     notes = [
@@ -154,6 +161,10 @@ def _notes(named: Mapping[str, Run], entries: Sequence[Entry], figures: Sequence
             ("the model", {run.environment.get("weights") for run in named.values()}),
             ("the number type", {run.environment.get("dtype") for run in named.values()}),
             ("the reference texts", {run.configuration["data"].get("references") for run in named.values()}),
+            ("the records' order", {_order(run.configuration) for run in named.values()}),
+            ("the seed", {run.configuration.get("seed") for run in named.values()}),
+            ("the text of their perplexity", {run.configuration.get("text") for run in named.values()} - {None}),
+            ("their tasks", {json.dumps(run.configuration.get("tasks")) for run in named.values()} - {"null"}),
             ("the protocol", {tuple(map(run.configuration.get, ("protocol", "batch"))) for run in named.values()}),
             *((what, {run.environment.get(name) for run in named.values()} - {None}) for name, what in _COMPUTING),
         )

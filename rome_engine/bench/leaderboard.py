@@ -29,7 +29,7 @@ class Entry:
 
     checkpoint: at which it was read. total, done, failed, waiting: records; waiting are those without a row there.
     reasons: why records failed, with their numbers. seconds: by phase, the mean over the records that tell it.
-    general: figures of the whole model before and after.
+    general: figures of the whole model before, after, and at each checkpoint until then.
     """
 
     label: str
@@ -44,6 +44,7 @@ class Entry:
     scores: tuple[Scores, ...]
     general_before: Mapping[str, float]
     general_after: Mapping[str, float]
+    general: Mapping[int, Mapping[str, float]]
 
     def of(self, name: str) -> Scores | None:
         """A figure; None where the run has none of it."""
@@ -80,6 +81,7 @@ def entry(run: Run, label: str, figures: Sequence[Figure], checkpoint: int, seed
         scores=tuple(Scores(one, _estimate(one, before, seed), _estimate(one, done, seed)) for one in figures),
         general_before=run.general.get(BEFORE, {}),
         general_after=run.general.get(checkpoint, {}),
+        general={at: figures for at, figures in sorted(run.general.items()) if BEFORE < at <= checkpoint},
     )
 
 

@@ -37,6 +37,7 @@ _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (ForcedAnswer, ReadAns
 _RECIPES: dict[type, str] = {Generated: "Generated@2"}  # another one where the same ask gets another answer
 _AT_ONCE = 500
 _WAIT = 60.0  # seconds for another process's write, which takes milliseconds
+_REMEDY = "delete it, and the model is asked again"
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def _opened(path: Path | None) -> SqliteFile | None:
             tables=_TABLES,
             exclusive=False,
             wait=_WAIT,
+            another=_REMEDY,
         )
     except (OSError, InUseError, NoRoomError) as error:
         log.warning("the untouched model's answers are not kept: %s", error)

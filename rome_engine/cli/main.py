@@ -27,6 +27,7 @@ from rome_engine.cli import (
     demo,
     edit,
     edit_facts,
+    export,
     ledger,
     lens,
     locate_edit,
@@ -67,6 +68,7 @@ app.command("edit-facts", cls=Command)(edit_facts.command)
 app.command("card", cls=Command)(card.command)
 app.command("bench", cls=Command)(bench.command)
 app.command("compare", cls=Command)(compare.command)
+app.command("export", cls=Command)(export.command)
 app.command("tune", cls=Command)(tune.command)
 app.add_typer(ledger.app, name="ledger")
 app.command("ask", cls=Command)(ask.command)

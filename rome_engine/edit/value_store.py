@@ -83,7 +83,7 @@ class ValueStore(SqliteFile):
             tables=_TABLES,
             exclusive=False,
             wait=_WAIT,
-            damaged="delete it, and the values will be searched again",
+            another="delete it, and the values will be searched again",
         )
 
     def find(self, keys: Sequence[str]) -> dict[str, Value]:

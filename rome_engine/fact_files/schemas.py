@@ -162,4 +162,6 @@ def _object(record: Mapping[str, Any], name: str, known: str) -> Mapping[str, An
 
 def _optional(record: Mapping[str, Any], name: str) -> str | None:
     value = record.get(name)
+    if value is not None and (not isinstance(value, str | int | float) or isinstance(value, bool)):
+        raise PromptError(f"{name!r} is neither a text nor a number: {value!r:.60}")
     return None if value is None else str(value)

@@ -42,7 +42,10 @@ def leaderboard(comparison: Comparison) -> Table:
         values = [MISSING if one is None else estimated(one.after, one.figure) for one in scores]
         rows.append([line.label, line.method, *values, line.done, line.total, line.failed, _seconds(line)])
     named = [f"{figure_name(figure, several)} {unit(figure)}".strip() for figure in shown]
-    note = "n: records done, of all that the run has. s: seconds a record."
+    note = (
+        "n: records done, of all that the run has. s: seconds a record; values that an earlier run found were not "
+        "searched again."
+    )
     others = ", ".join(figure_name(figure, several) for figure in several if figure not in shown)
     if others:
         note += f" Further figures, which a saved page has and compare shows with --figure NAME: {others}."
@@ -82,13 +85,14 @@ def every_figure(comparison: Comparison) -> Table:
 
 
 def model_wide(comparison: Comparison) -> Table | None:
-    """Figures of the whole model, before and after."""
+    """Figures of the whole model, before any edit and at each checkpoint."""
     rows: list[list[Cell]] = [
-        [line.label, name, line.general_before.get(name), value]
+        [line.label, name, line.general_before.get(name), at, value]
         for line in comparison.entries
-        for name, value in line.general_after.items()
+        for at, figures in line.general.items()
+        for name, value in figures.items()
     ]
-    return Table("The whole model", ("Run", "Figure", "Before", "After"), rows) if rows else None
+    return Table("The whole model", ("Run", "Figure", "Before", "Checkpoint", "After"), rows) if rows else None
 
 
 def failures(comparison: Comparison) -> Table | None:

@@ -27,9 +27,10 @@ SPECIAL = "\\`*_{}[]<>|#~"
 
 
 def comparison_text(comparison: Comparison) -> RenderableType:
-    """The leaderboard, published results, differences, and retention, as Rich shows them."""
+    """All tables but that of every figure, as Rich shows them."""
     shown = [tables.leaderboard(comparison), tables.published(comparison), tables.differences(comparison)]
-    shown += [tables.failures(comparison), *_matrices(comparison)]
+    shown += [tables.disagreements(comparison), tables.model_wide(comparison), tables.failures(comparison)]
+    shown += _matrices(comparison)
     parts: list[RenderableType] = [
         Text(line, "dim" if place < 2 else "yellow") for place, line in enumerate(caption(comparison))
     ]

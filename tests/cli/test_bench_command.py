@@ -127,6 +127,20 @@ def test_files_hold_every_record(cli: Cli, options: list[object], here: Path) ->
     assert whole["configuration"]["method"] == "r-rome" and whole["environment"]["weights"]
 
 
+def test_a_run_is_exported_without_its_model(
+    cli: Cli, options: list[object], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*options, "--limit", 2, "--run", "r.sqlite", "--out", "bench.csv").code == 0
+    monkeypatch.setattr(LanguageModel, "load", None)
+    done = cli("export", "r.sqlite", "again.csv", "again.json")
+    assert done.code == 0 and done.err == "written: again.csv\nwritten: again.json\n"
+    assert (here / "again.csv").read_bytes() == (here / "bench.csv").read_bytes()
+    assert len(json.loads((here / "again.json").read_text(encoding="utf-8"))["records"]) == 4
+    refused(cli("export", "none.sqlite", "a.csv"), "there is no benchmark run none.sqlite")
+    refused(cli("export", "r.sqlite", "a.txt"), "a.txt", ".parquet")
+    refused(cli("export", "r.sqlite", "r.sqlite"), "r.sqlite")
+
+
 def test_what_is_no_record_is_told_and_the_rest_goes_on(cli: Cli, made: list[object], here: Path) -> None:
     lines = [json.dumps(record("The Louvre")), "{broken", json.dumps({"prompt": "{} is"}), json.dumps(record("Paris"))]
     (here / "some.jsonl").write_text("\n".join(lines + ["[]"] * 5), encoding="utf-8")
@@ -201,6 +215,8 @@ def test_a_texts_perplexity_is_measured_before_and_after(cli: Cli, options: list
     for found in (entry["general_before"], entry["general_after"]):
         assert found["perplexity"] == pytest.approx(exp(found["nll"])) and 0 < found["nll_standard_error"] < 1
     assert set(read_run("bench-facts-r-rome-sequential.sqlite").general) == {BEFORE, 0, 1}
+    shown = cli("compare", "bench-facts-r-rome-sequential.sqlite").out
+    assert "The whole model" in shown and shown.count("perplexity") == 2  # a line a checkpoint
 
 
 def test_a_task_of_the_harness_is_run_before_and_after(

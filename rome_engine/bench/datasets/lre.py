@@ -61,6 +61,8 @@ def records(source: str) -> Iterator[tuple[int, Record | PromptError]]:
 
 
 def _sample(content: Any) -> tuple[str, str] | PromptError:
+    if isinstance(content, PromptError):
+        return content
     if not isinstance(content, dict):
         return PromptError(f"a sample is a JSON object, not {type(content).__name__}")
     try:

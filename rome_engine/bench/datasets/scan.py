@@ -1,4 +1,7 @@
-"""Where things stand in a JSON text: what a decoder of the whole forgets, and people need to find a record."""
+"""Where things stand in a JSON text: what a decoder of the whole forgets, and people need to find a record.
+
+An object in which a field stands twice is the error in its place, see `records.once`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import re
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
+from rome_engine.fact_files.records import once
+
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=once)
 
 
 def begin(text: str) -> int:

@@ -31,7 +31,7 @@ def test_every_question(read_one: Callable[[Any], Record]) -> None:
     assert record.questions == (
         Question("efficacy", "In which range is Mount Foo?", ("Andes",), "Urals"),
         Question("paraphrase", "Mount Foo is part of which range?", ("Andes",), "Urals"),
-        Question("locality", "who painted the ceiling?", ("Nobody knows",)),
+        Question("locality", "nq question: who painted the ceiling?", ("Nobody knows",)),
         Question("portability", "On which continent is Mount Foo's range?", ("South America",)),
     )
 

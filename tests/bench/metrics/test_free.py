@@ -56,6 +56,10 @@ def test_matching() -> None:
     assert not begins(" New York", ["New York City"]) and not exact(" New York", ["New York City"])
     assert not begins(" It is Rome", ["Rome"])
     assert exact(" NYC", ["New York City", "N.Y.C."])
+    # A full stop may belong to the answer, and an answer's last letter is no initial.
+    assert exact(" 2. Bundesliga. It", ["2. Bundesliga"]) and begins(" 2. Bundesliga", ["2. Bundesliga"])
+    assert exact(" World War I. It began in 1914.", ["World War I"]) and not exact(" World War I", ["World War"])
+    assert not exact(" 2. Bundesliga is a league", ["2. Bundesliga"])
     # What has no words is nobody's answer, also where nothing was said.
     for match in (exact, begins):
         assert not match("", ["?"]) and not match(" Rome", ["?"]) and not match("", ["Rome"])
