@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -78,14 +78,17 @@ class Pool(Generic[Piece, Result]):
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def map(self, pieces: Iterable[Piece]) -> Generator[Result, None, None]:
+    def map(
+        self, pieces: Iterable[Piece], lost: Callable[[Piece, str], tuple[Sequence[Piece], Result]] | None = None
+    ) -> Generator[Result, None, None]:
         """Each piece's result when it is there; a worker has one piece at a time, and the next one when it is done.
 
         A piece whose worker dies goes to another one, and a new worker is started in the place of the dead one. An
-        error that the work raises is raised here. Raises ClusterError for a piece that took DEATHS workers with it, and
-        where no worker can be started.
+        error that the work raises is raised here. lost: of a piece that took DEATHS workers with it, and why, makes the
+        pieces to be tried in its place, each of them once, and a result.
+        Raises ClusterError for such a piece without `lost`, and where no worker can be started.
         """
-        with closing(self._done(pieces, lambda _number: True)) as done:
+        with closing(self._done(pieces, lambda _number: True, lost)) as done:
             for _, result in done:
                 yield result
 
@@ -100,7 +103,10 @@ class Pool(Generic[Piece, Result]):
                     yield waiting.pop(given - 1)
 
     def _done(
-        self, pieces: Iterable[Piece], may_begin: Callable[[int], bool]
+        self,
+        pieces: Iterable[Piece],
+        may_begin: Callable[[int], bool],
+        lost: Callable[[Piece, str], tuple[Sequence[Piece], Result]] | None = None,
     ) -> Generator[tuple[int, Result], None, None]:
         """The number and the result of each piece when it is there; may_begin: whether that number's turn has come."""
         waiting: Iterator[tuple[int, Piece, int]] = ((number, piece, 0) for number, piece in enumerate(pieces))
@@ -121,10 +127,15 @@ class Pool(Generic[Piece, Result]):
                     result = self._result(ready)
                 except _Died as death:
                     self._replace(worker)
+                    again = [(number, piece, deaths + 1)]
                     if deaths + 1 == DEATHS:
-                        raise ClusterError(f"{DEATHS} workers died of one piece of the work: {death}") from death
-                    waiting = waiting if following is None else chain([following], waiting)
-                    following = (number, piece, deaths + 1)
+                        if lost is None:
+                            raise ClusterError(f"{DEATHS} workers died of one piece of the work: {death}") from death
+                        parts, result = lost(piece, str(death))
+                        again = [(number, part, deaths) for part in parts]
+                        yield number, result
+                    waiting = chain(again, waiting if following is None else chain([following], waiting))
+                    following = next(waiting, None)
                     continue
                 except BaseException:
                     self._free.append(worker)

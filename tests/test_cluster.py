@@ -47,6 +47,10 @@ def deadly(number: int) -> tuple[int, int]:
     return squared(number)
 
 
+def deadly_of(numbers: tuple[int, ...]) -> list[int]:
+    return [deadly(number)[0] for number in numbers]
+
+
 def refusing(number: int) -> tuple[int, int]:
     if number == 3:
         raise TargetError(f"there is no {number}")
@@ -81,6 +85,17 @@ def test_killed_workers_pieces_are_done_by_others(tmp_path: Path) -> None:
         results = sorted(square for square, _ in pool.map(range(8)))
     assert results == [number**2 for number in range(8)]
     assert {flag.name for flag in flags.iterdir()} == {"3", "4"} and len(list(made.iterdir())) > 2
+
+
+@pytest.mark.usefixtures("two_workers")
+def test_a_piece_that_workers_die_of_is_tried_in_parts(tmp_path: Path) -> None:
+    def lost(piece: tuple[int, ...], why: str) -> tuple[list[tuple[int, ...]], list[int]]:
+        assert why
+        return ([(one,) for one in piece], []) if len(piece) > 1 else ([], [-one for one in piece])
+
+    with Pool[tuple[int, ...], list[int]](CLUSTER, partial(making, deadly_of, tmp_path)) as pool:
+        found = sorted(one for some in pool.map([(1, 2), (3, 4), (5,)], lost) for one in some)
+    assert found == [-3, 1, 4, 16, 25]
 
 
 @pytest.mark.usefixtures("two_workers")

@@ -19,7 +19,7 @@ from rome_engine.bench.plan import Plan, Protocol
 from rome_engine.bench.run import Row
 from rome_engine.bench.runner import Spread
 from rome_engine.bench.untouched import Untouched
-from rome_engine.bench.work import Numbered, Work
+from rome_engine.bench.work import Numbered, Work, failed
 from rome_engine.cluster import Cluster, Pool
 from rome_engine.edit.context import Contexts
 from rome_engine.edit.methods import editor
@@ -73,7 +73,15 @@ def spreader(
 def _spread(
     pool: Pool[Sent, list[Row]], answers: Untouched, metrics: Sequence[Metric], pieces: Iterable[Numbered]
 ) -> Iterator[list[Row]]:
-    return pool.map((piece, _known(answers, metrics, piece)) for piece in pieces)
+    return pool.map(((piece, _known(answers, metrics, piece)) for piece in pieces), _lost)
+
+
+def _lost(sent: Sent, why: str) -> tuple[list[Sent], list[Row]]:
+    """Records that worker after worker died of are tried one by one, and the one that still kills its worker failed."""
+    records, known = sent
+    if len(records) > 1:
+        return [([one], known) for one in records], []
+    return [], [failed(at, record, 0, f"its worker died of it: {why}") for at, record in records]
 
 
 def _known(answers: Untouched, metrics: Sequence[Metric], records: Numbered) -> Known:

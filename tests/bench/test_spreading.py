@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -71,6 +73,32 @@ def test_rows_are_those_of_one_process_also_when_a_worker_is_killed(folder: Path
         assert rows(run.rows) == rows(local.rows)
         assert [row.status for row in run.at(0)] == ["failed", *["done"] * 8] and run.environment == local.environment
     assert flag.exists()
+
+
+def load_and_die_of_a_record(folder: Path) -> LanguageModel:
+    """A model whose worker is killed whenever it scores the third record."""
+    answer = work.answer
+
+    def dying(*given: Any, **others: Any) -> Any:
+        if "chosen" in others and "The Colosseum" in repr(given[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer(*given, **others)
+
+    work.answer = dying
+    return load(folder)
+
+
+def test_a_record_that_every_worker_dies_of_is_failed_and_the_others_are_done(folder: Path, tmp_path: Path) -> None:
+    model, some = load(folder), data(4)
+    plan, given = Plan("ft-l", METRICS), arguments(model, "ft-l")
+    local = run_benchmark(model, plan, some, tmp_path / "local", untouched=tmp_path / "u", **given)
+    replica = Replica.of(model, partial(load_and_die_of_a_record, folder))
+    with spreader(CLUSTER, replica, model, plan, untouched=tmp_path / "u", **given) as spread:
+        run = run_benchmark(model, plan, some, tmp_path / "r", untouched=tmp_path / "u", spread=spread, **given)
+    (lost,) = (row for row in run.at(0) if row.position == 2)
+    assert lost.status == "failed" and str(lost.reason).startswith("its worker died of it")
+    others = [[row for row in rows(one.at(0)) if row.position != 2] for one in (run, local)]
+    assert others[0] == others[1] and len(others[0]) == 3
 
 
 def test_another_model_in_a_worker_is_refused(folder: Path, tmp_path: Path) -> None:
