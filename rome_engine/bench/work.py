@@ -120,7 +120,7 @@ class Work:
         """Each record's edit of the untouched model. A method of one fact makes a record's edits one after another."""
         if isinstance(self.editor, ClosedForm) and all(len(record.edits) == 1 for record in records):
             facts = [record.edits[0] for record in records]
-            given: dict[str, Any] = {"contexts": self.contexts, "store": self.store}
+            given: dict[str, Any] = {"contexts": self.contexts, "store": self.store, "memory": self.memory}
             return self.editor.fit_each(self.model, facts, self.moments, self.config, **given)
         return [self.fit(record.edits) for record in records]
 
@@ -137,8 +137,8 @@ class Work:
     def search(self, facts: Sequence[Fact], told: Told | None = None) -> Targets:
         """The values of facts on the model as it is, for a method that solves for its weights."""
         assert isinstance(self.editor, ClosedForm)
-        given: dict[str, Any] = {"contexts": self.contexts, "store": self.store, "new_only": False}
-        return self.editor.search(self.model, facts, self.config, _steps(told), **given)
+        given: dict[str, Any] = {"contexts": self.contexts, "store": self.store, "memory": self.memory}
+        return self.editor.search(self.model, facts, self.config, _steps(told), new_only=False, **given)
 
     def solve(self, targets: Targets, history: History | None = None) -> Solution:
         """The edit that brings these values about on the model as it is."""

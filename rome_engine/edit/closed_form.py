@@ -15,6 +15,7 @@ from torch import Tensor
 from rome_engine.edit.context import Contexts
 from rome_engine.edit.edit import Edit, LayerEdit, weight_sha256
 from rome_engine.edit.editor import History, check_layer
+from rome_engine.edit.grouping import MEMORY
 from rome_engine.edit.guard import require_finite
 from rome_engine.edit.presets import tuned
 from rome_engine.edit.provenance import Provenance
@@ -155,15 +156,17 @@ class ClosedForm(ABC):
         *,
         contexts: Contexts | None = None,
         store: Store = "cache",
+        memory: int = MEMORY,
     ) -> list[Edit]:
         """For each fact the edit that `fit` makes of it alone; the values are searched together.
 
-        Facts whose targets are the answers already are edited like the rest. contexts, store: see `search`.
+        Facts whose targets are the answers already are edited like the rest. contexts, store, memory: see `search`.
         """
         self.check(model, 1, moments, config, None)
         if not facts:
             return []
-        targets = self.search(model, facts, config, progress, contexts=contexts, store=store, new_only=False)
+        given: dict[str, Any] = {"contexts": contexts, "store": store, "memory": memory, "new_only": False}
+        targets = self.search(model, facts, config, progress, **given)
         clock = Clock(targets.seconds)
         weights = model.weight_hash()
         clock.lap("hash")
@@ -183,18 +186,19 @@ class ClosedForm(ABC):
         *,
         contexts: Contexts | None = None,
         store: Store = "cache",
+        memory: int = MEMORY,
         new_only: bool = True,
     ) -> Targets:
         """The values of facts on the model as it is: the part of `fit` that takes the time.
 
         contexts: None samples them from the model as it is. store: where values that were searched before are looked
-        for and new ones are kept, None nowhere; new_only: see `values.values`.
+        for and new ones are kept, None nowhere; memory, new_only: see `values.values`.
         """
         clock = Clock()
         contexts = self.contexts(model, config) if contexts is None else contexts
         clock.lap("contexts")
         layer = self.layers(config)[-1]
-        given: dict[str, Any] = {"place": self.place, "store": store, "new_only": new_only}
+        given: dict[str, Any] = {"place": self.place, "store": store, "memory": memory, "new_only": new_only}
         found = values(model, facts, contexts, layer, config.value, steps=progress, **given)
         clock.lap("value")
         return Targets(tuple(facts), contexts, tuple(found), clock.seconds)

@@ -1,8 +1,8 @@
 """Finished values by content: a run that was killed goes on, and methods with the same target share its cost.
 
-A value belongs to weights, the tokens of a fact's rows (so to its prompt, subject, target, contexts and tokenizer), a
-layer, a place and settings; none is ever found by a name. One SQLite file holds them; any number of processes may use
-it at once.
+A value belongs to weights and what runs them (`versions.computed_by`), the tokens of a fact's rows (so to its prompt,
+subject, target, contexts and tokenizer), a layer, a place and settings; none is ever found by a name. One SQLite file
+holds them; any number of processes may use it at once.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _AT_ONCE = 500
 _log = logging.getLogger(__name__)
 
 
-def content_key(weights: str, question: Question, layer: int, place: Place, config: ValueConfig) -> str:
-    """The key of a fact's value. weights: `LanguageModel.weight_hash`."""
+def content_key(origin: str, question: Question, layer: int, place: Place, config: ValueConfig) -> str:
+    """The key of a fact's value. origin: `LanguageModel.weight_hash`, and what the model is run by."""
     content = {
         "recipe": RECIPE,
-        "weights": weights,
+        "origin": origin,
         "rows": [(row.cut, row.ids) for row in question.texts],
         "contexts": question.n_contexts,
         "essence": question.essence,

@@ -18,6 +18,7 @@ from rome_engine.edit.value_store import ValueStore, content_key, in_cache
 from rome_engine.errors import InUseError, NoRoomError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
+from rome_engine.versions import computed_by
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ def values(
     questions = [Question(model, fact, target_tokens(model, fact), contexts) for fact in facts]
     opened = in_cache() if store == "cache" else None if store is None else ValueStore(store)
     with opened or nullcontext() as kept:
-        weights = model.weight_hash() if kept else ""
-        keys = [content_key(weights, question, layer, place, config) for question in questions]
+        origin = f"{model.weight_hash()} {computed_by(model.device)}" if kept else ""
+        keys = [content_key(origin, question, layer, place, config) for question in questions]
         found = kept.find(keys) if kept else {}
         if kept:
             log.info("%d of %d values were found in %s", sum(key in found for key in keys), len(keys), kept.path)

@@ -17,7 +17,7 @@ BLANK = "\u00a0"
 LESS = " − "
 SHORT = 2
 """Names of so many letters are the field's initials: ES, NM, S."""
-HEADLINE = ("s", "es", "ps", "ns", "free_em", "multihop", "singlehop", "portability")
+HEADLINE = ("s", "es", "ps", "ns", "free_em", "multihop", "singlehop", "portability", "free_portability")
 """Where the model answers freely much less succeeds (Yang et al. 2025): that figure stands beside the forced ones."""
 WITH_S = (*HEADLINE[:5], "free_begins", *HEADLINE[5:])
 """Prompts that are sentences to go on are answered in the first words, and the sentence then goes on."""

@@ -10,7 +10,7 @@ import pytest
 from rome_engine.bench.metrics import named
 from rome_engine.bench.untouched import Untouched
 from rome_engine.bench.work import Work
-from rome_engine.edit import editor, values
+from rome_engine.edit import closed_form, editor, values
 from rome_engine.edit.values import Store
 from tests import tiny
 from tests.bench.records import records
@@ -47,3 +47,16 @@ def test_values_are_searched_again_only_without_a_store(
     for one, other in zip(first, second, strict=True):
         assert one.layers[2].delta_norm == pytest.approx(other.layers[2].delta_norm, rel=1e-5)
     assert (tmp_path / "values").exists() == (store == "file")
+
+
+def test_the_memory_is_that_of_the_search_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = tiny.language_model("llama"), []
+    searched = closed_form.values
+    monkeypatch.setattr(closed_form, "values", lambda *of, **how: seen.append(how["memory"]) or searched(*of, **how))
+    given = arguments(model, "rome")
+    with Untouched(model, tmp_path / "u") as untouched:
+        of = (model, editor("rome"), given["moments"], given["config"], named(["es"]), untouched)
+        work = Work.of(*of, memory=12345, store=None)
+        work.edits(records(2))
+        work.fit(records(1)[0].edits)
+    assert seen == [12345, 12345]

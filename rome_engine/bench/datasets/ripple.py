@@ -5,7 +5,8 @@ numbers only; so the sentence is taken apart by the ways in which the set phrase
 allows two ways, the target's name, given in the tests, decides; where that is missing the record is malformed.
 
 Specificity and forgetfulness (other answers of a relation with several) are locality, the rest is portability. A test's
-queries are asked one by one. The conditions under which the authors count a test, that the model knew what it rests on
+queries are asked one by one, and any name of any of a query's answers is an answer; the authors want one of each. The
+conditions under which the authors count a test, that the model knew what it rests on
 before the edit, are not applied.
 """
 

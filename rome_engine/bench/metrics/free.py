@@ -56,4 +56,5 @@ METRICS = (
     FreeAnswer("free_em@1", "efficacy", exact),
     FreeAnswer("free_begins@1", "efficacy", begins),
     FreeAnswer("free_pem@1", "paraphrase", exact),
+    FreeAnswer("free_portability@1", "portability", begins),
 )

@@ -1,4 +1,8 @@
-"""Portability: what follows from the edited fact, over all kinds and by the kinds that data sets tell apart."""
+"""Portability: what follows from the edited fact, over all kinds and by the kinds that data sets tell apart.
+
+As KnowEdit reports it: token accuracy of the first answer. RippleEdits' authors look for a name of every answer in
+generated text instead; `free_portability` of `free` generates too, and takes the first words.
+"""
 
 from __future__ import annotations
 
