@@ -73,11 +73,14 @@ def test_free_answers_are_shares_of_a_roles_questions() -> None:
         Question("efficacy", "d"),
         Question("paraphrase", "p", ("Rome",)),
         Question("paraphrase", "q", ("Rome",)),
+        Question("portability:Reasoning", "x", ("Italian",)),
+        Question("portability:Aliases", "y", ("Lazio",)),
     )
-    answers = said(a=" Rome. Rome is", b=" the City of Light", c=" Oslo and Bergen", p=" Milan", q=" Rome\n")
+    follow = {"x": " Italian, of course.", "y": " Latin"}
+    answers = said(a=" Rome. Rome is", b=" the City of Light", c=" Oslo and Bergen", p=" Milan", q=" Rome\n", **follow)
     assert value("free_em@1", case, answers) == pytest.approx(2 / 3)
     assert value("free_begins@1", case, answers) == 1.0
-    assert value("free_pem@1", case, answers) == 0.5
+    assert value("free_pem@1", case, answers) == 0.5 == value("free_portability@1", case, answers)
     assert list(metric("free_em@1").asks(case)) == [Generated(text, 32) for text in "abc"]
 
 
