@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,7 @@ _TOKENS = 2048
 _SHARED = 8
 
 Ids = tuple[int, ...]
+PARTS = ("keys", "values", "hidden")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,27 @@ class Subjects:
 
         Source: ROME (arXiv 2202.05262) equation 3.
         """
+        return States(*self._means(layer, PARTS))
+
+    def mean_keys(self, layer: int) -> Float[Tensor, "facts d_mlp"]:
+        """Of the mean the keys alone, without memory for the rest."""
+        (keys,) = self._means(layer, ("keys",))
+        return keys
+
+    def bare(self, layer: int) -> States:
+        """Every fact's bare prompt's; of the keys this is k₀."""
+        return States(*self._gathered(self._rows[0], layer, PARTS))
+
+    def bare_outputs(self, layer: int, part: Literal["values", "hidden"]) -> Float[Tensor, "facts d_model"]:
+        """Of the bare prompt's one part alone, without memory for the rest."""
+        (found,) = self._gathered(self._rows[0], layer, (part,))
+        return found
+
+    def each(self, layer: int) -> States:
+        """All rows', those of the first context first."""
+        return States(*self._gathered([row for rows in self._rows for row in rows], layer, PARTS))
+
+    def _means(self, layer: int, parts: Sequence[str]) -> list[Tensor]:
         contexts = range(len(self._rows))
         # Where the facts are many the rows of a context go together, so that the context itself is run only once.
         groups = [[context] for context in contexts] if self._facts >= _SHARED else [list(contexts)]
@@ -70,29 +93,22 @@ class Subjects:
         for group in groups:
             rows = [row for context in group for row in self._rows[context]]
             for batch, states in _run(self._model, rows, layer):
-                given = states.keys, states.values, states.hidden
+                given = [getattr(states, part) for part in parts]
                 total = total or [torch.zeros(self._facts, part.shape[1], dtype=torch.float64) for part in given]
                 weights = self._weights[[group[index // self._facts] for index in batch]]
                 fact = torch.tensor([index % self._facts for index in batch])
                 for summed, part in zip(total, given, strict=True):
                     summed.index_add_(0, fact, weights[:, None] * part.cpu().double())
-        return States(*(summed.to(self._fine) for summed in total))
+        return [summed.to(self._fine) for summed in total]
 
-    def bare(self, layer: int) -> States:
-        """Every fact's bare prompt's; of the keys this is k₀."""
-        return self._gathered(self._rows[0], layer)
-
-    def each(self, layer: int) -> States:
-        """All rows', those of the first context first."""
-        return self._gathered([row for rows in self._rows for row in rows], layer)
-
-    def _gathered(self, rows: Sequence[Ids], layer: int) -> States:
-        parts, order = [], []
+    def _gathered(self, rows: Sequence[Ids], layer: int, parts: Sequence[str]) -> list[Tensor]:
+        found: list[Tensor] = []
         for batch, states in _run(self._model, rows, layer):
-            order += batch
-            parts.append([part.cpu() for part in (states.keys, states.values, states.hidden)])
-        back = torch.tensor(order).argsort()
-        return States(*(torch.cat(part).to(self._fine)[back] for part in zip(*parts, strict=True)))
+            given = [getattr(states, part) for part in parts]
+            found = found or [torch.empty(len(rows), part.shape[1], dtype=self._fine) for part in given]
+            for whole, part in zip(found, given, strict=True):
+                whole[batch] = part.to(whole)
+        return found
 
 
 def keys(

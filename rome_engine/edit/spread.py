@@ -90,10 +90,10 @@ class Spread(ClosedForm):
         found: dict[int, Change] = {}
         with ExitStack() as temporary:
             for done, layer in enumerate(layers):
-                keys = subjects.mean(layer).keys
-                top = subjects.bare(layers[-1])
+                keys = subjects.mean_keys(layer)
+                top = subjects.bare_outputs(layers[-1], "hidden" if self.place == "hidden" else "values")
                 clock.lap("keys")
-                missing = wanted - (top.hidden if self.place == "hidden" else top.values).double()
+                missing = wanted - top.double()
                 residuals = missing / self.divisor(len(layers) - done)
                 update = self.ridge(moments[layer], config, history.get(layer)).update(residuals.T, keys.T)
                 edit = layer_edit(model, layer, update)

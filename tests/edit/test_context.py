@@ -114,6 +114,9 @@ def test_many_facts_together_have_the_states_of_each_alone(
     contexts = Contexts(("{}", "The capital. {}", "To visit it, you have to travel to England. {}"), bare=0.5)
     subjects = Subjects(model, facts, contexts)
     mean, bare = subjects.mean(layer), subjects.bare(layer)
+    assert torch.equal(subjects.mean_keys(layer), mean.keys)
+    assert torch.equal(subjects.bare_outputs(layer, "values"), bare.values)
+    assert torch.equal(subjects.bare_outputs(layer, "hidden"), bare.hidden)
     for number, fact in enumerate(facts):
         texts = [_alone(model, template, fact.subject, layer) for template in contexts.prompts(fact)]
         for name, alone in zip(("keys", "values", "hidden"), zip(*texts, strict=True), strict=True):
