@@ -52,10 +52,11 @@ def run_benchmark(
     records that are edited alone are worked on; here, where left out. told(phase, done, of) is called as work goes on.
     again: try the records of this run once more that are marked as failed; those that are done stay as they are.
 
-    The same call after a kill goes on and ends with the rows of a run that was never interrupted; a record that fails
-    is marked with its reason, and the rest goes on. Where the disk of the run's own file is full no mark can be put
-    there either: the run stops with NoRoomError, the file holds what was finished, and the same call goes on once there
-    is room. Where that of the cache is full nothing is kept there, which is logged as a warning, and the run goes on.
+    The same call after a kill goes on and ends with the rows of a run that was never interrupted (in another process to
+    rounding, because libraries sum by where memory lies); a record that fails is marked with its reason, and the rest
+    goes on. Where the disk of the run's own file is full no mark can be put there either: the run stops with
+    NoRoomError, the file holds what was finished, and the same call goes on once there is room. Where that of the cache
+    is full nothing is kept there, which is logged as a warning, and the run goes on.
     Raises BenchError for a plan that cannot be carried out, or not again (see `check_again`), EditError for layers that
     the model does not have or that are kept on the disk, RunError for a file of another benchmark, InUseError for
     one that another process has open, StorageError.

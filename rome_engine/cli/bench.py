@@ -155,7 +155,8 @@ def command(
 ) -> None:
     """Measure an editing method on a data set: a resumable run of records, each edited, scored and kept.
 
-    It can be interrupted, or killed, at any moment: the same command goes on, and ends with the same rows.
+    It can be interrupted, or killed, at any moment: the same command goes on, and ends with the same rows (to
+    rounding).
     """
     from rome_engine.bench.plan import Plan
     from rome_engine.bench.runner import check_again, run_benchmark

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from rome_engine.bench import plan as plans
 from rome_engine.bench import work
 from rome_engine.bench.datasets import DataSet
 from rome_engine.bench.metrics import applicable, named
@@ -121,36 +122,42 @@ def test_stopped_at_any_moment_it_ends_the_same(
     assert again.rows == run.rows
 
 
-def _killed(path: Path, method: str, untouched: Path) -> None:
+def _killed(path: Path, method: str, protocol: str, at: int, untouched: Path) -> None:
     torch.set_num_threads(1)
+    plans.GROUP = 2
     model = tiny.language_model("llama")
     kept, count = RunFile.keep, [0]
 
     def dying(self: RunFile, *of: Any) -> None:
         count[0] += 1
-        if count[0] == 4:
+        if count[0] == at:
             os.kill(os.getpid(), signal.SIGKILL)
         kept(self, *of)
 
     RunFile.keep = dying  # type: ignore[method-assign]
     run_benchmark(
-        model, plan(method, "sequential", batch=2), data(6), path, untouched=untouched, **arguments(model, method)
+        model, plan(method, protocol, batch=2), data(6), path, untouched=untouched, **arguments(model, method)
     )
 
 
-def test_killed_and_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "protocol", "at"),
+    [("memit", "sequential", 4), ("memit", "sequential", 5), ("r-rome", "single", 5), ("emmet", "batch", 5)],
+)
+def test_killed_and_gone_on_with(method: str, protocol: str, at: int, tmp_path: Path, small: None) -> None:
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         path = tmp_path / "run"
-        child = multiprocessing.get_context("spawn").Process(target=_killed, args=(path, "memit", tmp_path / "u"))
+        given: Any = (path, method, protocol, at, tmp_path / "u")
+        child = multiprocessing.get_context("spawn").Process(target=_killed, args=given)
         child.start()
         child.join(120)
         assert child.exitcode == -signal.SIGKILL
-        assert len(read_run(path).rows) > 0
+        assert 0 < len(read_run(path).rows) < 12
         model = tiny.language_model("llama")
-        given = arguments(model, "memit")
-        wanted = plan("memit", "sequential", batch=2)
+        given = arguments(model, method)
+        wanted = plan(method, protocol, batch=2)
         run = run_benchmark(model, wanted, data(6), path, untouched=tmp_path / "u", **given)
         whole = run_benchmark(model, wanted, data(6), tmp_path / "whole", untouched=tmp_path / "v", **given)
         for row, expected in zip(rows(run), rows(whole), strict=True):
