@@ -286,7 +286,7 @@ def _kept(folder: Path) -> Iterator[list[Edit]]:
         yield added
     except RomeEngineError:
         if added:
-            output.stderr().print(f"the {len(added)} edits before it are kept in {folder}", highlight=False)
+            output.stderr().print(f"what was added before ({len(added)}) is kept in {folder}", highlight=False)
         raise
     except KeyboardInterrupt as interrupt:
         if not added:

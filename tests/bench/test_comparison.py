@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,25 @@ def test_different_data_are_refused_and_different_models_are_told() -> None:
     told = compare([first, counterfact("second", 2, weights="x" * 64)]).notes
     assert any("differ in the model" in note for note in told)
     assert not compare([first, counterfact("second", 2)]).notes
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"order": "random", "seed": 3}, "the records' order"),
+        ({"seed": 3}, "the seed"),
+        ({"text": "b" * 64}, "the text of their perplexity"),
+        ({"tasks": {"names": ["cities"]}}, "their tasks"),
+    ],
+)
+def test_what_differs_beside_the_method_is_told(changed: dict[str, Any], said: str) -> None:
+    first, second = (counterfact(name, seed) for seed, name in enumerate(("first", "second"), 1))
+    usual = {"order": "file", "seed": 0, "text": "a" * 64, "tasks": {"names": ["towns"]}}
+    first = replace(first, configuration={**first.configuration, **usual})
+    second = replace(second, configuration={**second.configuration, **usual})
+    assert not compare([first, second]).notes
+    second = replace(second, configuration={**second.configuration, **changed})
+    assert any(f"differ in {said}" in note for note in compare([first, second]).notes)
 
 
 def test_runs_of_different_records_are_told() -> None:

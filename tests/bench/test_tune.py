@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from rome_engine.bench.edits import measure
 from rome_engine.bench.tune import check_grid, default_grid, default_layers, split, touched, tune
 from rome_engine.edit import editor
 from rome_engine.errors import EditError
 from rome_engine.facts import Fact
+from rome_engine.stats import SecondMoment
 from tests import tiny
 from tests.edit.examples import bit_equal, random_moment, state
 
@@ -75,6 +77,16 @@ def test_the_best_of_all_trials_is_chosen(method: str) -> None:
     assert scores.means["es"] == pytest.approx(sum(case.es for case in again) / 3)
     assert found.better is (found.held_out[0].rank > found.held_out[1].rank)
     assert not replace(found, held_out=(found.held_out[0], replace(found.held_out[0], role="default"))).better
+
+
+def test_a_layer_whose_moment_is_singular_does_not_end_the_others() -> None:
+    model = tiny.language_model("llama")
+    chosen = editor("r-rome")
+    moments = {layer: random_moment(model.architecture.d_mlp, layer) for layer in touched(model, chosen, [1, 2])}
+    moments[1] = SecondMoment(model.architecture.d_mlp)
+    moments[1].update(torch.ones(3, model.architecture.d_mlp))
+    found = tune(model, chosen, FACTS[:2], FACTS[2:4], moments, [1, 2], {"value.steps": (3,)})
+    assert "singular" in str(found.trials[0].failed) and found.config.layer == 2
 
 
 def test_a_method_that_refuses_everything_says_so() -> None:

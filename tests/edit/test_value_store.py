@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rome_engine.edit.value import Value
+from rome_engine.edit import values
+from rome_engine.edit.context import Contexts
+from rome_engine.edit.value import Value, ValueConfig
 from rome_engine.edit.value_store import ValueStore, in_cache
 from rome_engine.errors import StorageError
+from rome_engine.facts import Fact
+from tests import tiny
 
 
 def value(seed: int, dtype: torch.dtype = torch.float32) -> Value:
@@ -93,6 +97,16 @@ def test_a_damaged_value_is_said_and_not_given(path: Path, caplog: pytest.LogCap
         assert caplog.text.count(f"a value in {path} is damaged, and is searched again") == 3
         store.keep({"1": value(1)})
         assert same(store.find(["1"])["1"], value(1))
+
+
+def test_what_is_kept_belongs_to_what_computed_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fact = tiny.shared("llama"), Fact("{} is in", "The Louvre", target_new="Rome")
+    given = (model, [fact], Contexts(("{}",)), 1, ValueConfig(steps=1))
+    for version, kept in (("1", 1), ("1", 1), ("2", 2)):
+        monkeypatch.setattr(values, "computed_by", lambda _device, version=version: f"cpu torch {version}")
+        values.values(*given, store=path, new_only=False)
+        with sqlite3.connect(path) as file:
+            assert file.execute("SELECT count(*) FROM found").fetchone() == (kept,)
 
 
 def test_a_damaged_file_is_refused_with_the_remedy(path: Path) -> None:

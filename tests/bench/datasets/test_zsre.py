@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from rome_engine.bench.datasets import read
 from rome_engine.bench.record import Question, Record
 
 ZSRE: dict[str, Any] = {
@@ -50,6 +53,14 @@ def test_learning_what_is_true_has_no_rival(read_one: Callable[[Any], Record]) -
     record = read_one({**ZSRE, "answers": ["Andes"]})
     assert {question.rival for question in record.questions} == {None}
     assert record.edits[0].target_new == "Andes" and record.edits[0].target_true is None
+
+
+def test_what_would_be_misread_is_told(written: Callable[..., Path]) -> None:
+    text = json.dumps(ZSRE)
+    (malformed,) = read("zsre", written(f'[{text}, {text[:-1]}, "subject": "Mount Bar"}}]')).malformed
+    assert "the field 'subject' stands twice" in malformed.reason
+    (malformed,) = read("zsre", written([ZSRE, {**ZSRE, "rephrase": ["a?", "b?"]}])).malformed
+    assert "'rephrase' is neither a text nor a number" in malformed.reason
 
 
 def test_what_is_missing(refused: Callable[[Any, Any], str]) -> None:
