@@ -32,8 +32,9 @@ def command(
         str | None,
         typer.Argument(
             metavar="SET",
-            help="A data set by name, which is downloaded once: counterfact, zsre, mquake, "
-            "knowedit-counterfact, ripple-popular, lre …; or own, the facts that are included. Without it: those.",
+            help="A data set by name, which is downloaded once: counterfact, zsre, mquake, mquake-t, "
+            "knowedit-counterfact, knowedit-recent, knowedit-zsre, qaedit, ripple-popular, ripple-random, "
+            "ripple-recent or lre; or own, the facts that are included. Without it: those.",
         ),
     ] = None,
     data: Annotated[
@@ -41,7 +42,7 @@ def command(
         typer.Option("--data", metavar="FILE", help="A data set from a file instead, in any of these schemas."),
     ] = None,
     model: Source = Source(),
-    method: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_WHAT, help="The editing method.")] = "r-rome",
+    method: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_WHAT, help=editing.METHODS)] = "r-rome",
     protocol: Annotated[
         Literal["single", "batch", "sequential"],
         typer.Option(
@@ -97,7 +98,8 @@ def command(
         typer.Option(
             metavar="FILE",
             rich_help_panel=_WHAT,
-            help="Plain text whose perplexity is measured before, and after each batch that stays in force.",
+            help="Plain text whose perplexity is measured before, and after each batch that stays in force; not for "
+            "the protocol single.",
         ),
     ] = None,
     task: Annotated[
@@ -107,7 +109,7 @@ def command(
             metavar="NAME",
             rich_help_panel=_WHAT,
             help="A task of the lm-evaluation-harness (the extra lm-eval), such as hellaswag, run on the whole model "
-            "when --text is; may be given again.",
+            "as --text is; may be given again.",
         ),
     ] = None,
     task_limit: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 from rome_engine.cli.loading import Source, loads
 
 
@@ -21,6 +21,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the card there (.md), not on the screen.")
     ] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Tell in Markdown what a saved edit does: it is measured on the model that it was made for."""
     output.check_writable(out)
@@ -42,8 +43,10 @@ def command(
     with output.stderr().status("measuring the rest of the model"):
         health = Checkup(loaded).of(loaded_edit)
     card = edit_card(loaded_edit, found, health, path=edit.name)
-    if out is None:
-        sys.stdout.write(card)
-    else:
+    if out is not None:
         write_whole(out, card.encode())
-        output.written(out)
+    if as_json:
+        output.emit({"edit": str(edit), "card": None if out is None else str(out), "markdown": card})
+    elif out is None:
+        sys.stdout.write(card)
+    output.written(out)

@@ -25,10 +25,7 @@ def command(
         str, typer.Option("--target", "-t", metavar="WORDS", help="The answer that the model shall give instead.")
     ],
     model: Source = Source(),
-    method: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="r-rome, rome (as first published; it can damage a model), emmet, memit …"),
-    ] = "r-rome",
+    method: Annotated[str, typer.Option(metavar="NAME", help=editing.METHODS)] = "r-rome",
     layer: editing.Layer = None,
     seed: options.Seed = 0,
     corpus: editing.Corpus = None,

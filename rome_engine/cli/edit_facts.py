@@ -33,7 +33,7 @@ def command(
     ],
     model: Source = Source(),
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="memit, or another method that takes many facts at once.")
+        str, typer.Option(metavar="NAME", help=f"One that takes many facts: {editing.MANY_FACTS}, {editing.TRAINED}.")
     ] = "memit",
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Rewrite only the first N facts that can be used.")

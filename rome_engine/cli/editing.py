@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rome_engine.stats import SecondMoment
 
 GUARDS = "Guards"
+ONE_FACT = "r-rome, rome (as first published; it can damage a model)"
+MANY_FACTS = "memit, memit-history, emmet, pmet, alphaedit"
+TRAINED = "ft-l, lora (needs the extra peft)"
+METHODS = f"{ONE_FACT}, {MANY_FACTS}, {TRAINED}."
 
 Layer = Annotated[
     int | None,
@@ -25,7 +29,11 @@ Layer = Annotated[
 ]
 Corpus = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Plain text to collect the statistics from, for a model that has none yet."),
+    typer.Option(
+        metavar="FILE",
+        help="Plain text whose statistics are used, collected where they are not there yet. Without it: those that "
+        "are shipped or in the cache.",
+    ),
 ]
 Tokens = Annotated[int, typer.Option(metavar="N", min=1, help="How many tokens of --corpus to read.")]
 Save = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the edit, for `ask --edit` (.safetensors).")]

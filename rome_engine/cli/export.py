@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rome_engine.cli import output
+from rome_engine.cli import options, output
 
 
 def command(
@@ -18,6 +18,7 @@ def command(
             metavar="FILE…", help="By suffix: .csv or .parquet, a row a record and figure, or .json, free texts too."
         ),
     ],
+    as_json: options.Json = False,
 ) -> None:
     """Write every record of a run, finished or not; neither the model nor the machine of then is needed."""
     from rome_engine.bench.run_file import read_run
@@ -28,3 +29,5 @@ def command(
     for file in checked:
         save_run(found, file)
     output.written(*checked)
+    if as_json:
+        output.emit({"run": found.name, "written": [str(file) for file in checked]})

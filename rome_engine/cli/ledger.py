@@ -59,7 +59,11 @@ def add(
         str | None, typer.Option(metavar="NAME", help="Name of the edits. Without it: that of the file.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Method of a new ledger. Without it: {METHOD}.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Method of a new ledger: {editing.ONE_FACT}, {editing.MANY_FACTS}. Without it: {METHOD}.",
+        ),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Facts an edit. Without it: all of the file in one.")
@@ -197,6 +201,7 @@ def export(
             "edit: one file, for `ask --edit`.",
         ),
     ] = "merged",
+    as_json: options.Json = False,
 ) -> None:
     """Write all of a ledger's edits as one: a model, an adapter or an edit file."""
     if form == "edit":
@@ -235,6 +240,8 @@ def export(
     elif form == "edit":
         whole.save(to)
     output.written(to)
+    if as_json:
+        output.emit({"ledger": str(folder), "form": form, "written": str(to), "edits": len(edits)})
 
 
 def _check_same(folder: Path, page: Page, method: str | None, layer: int | None, seed: int | None) -> None:

@@ -24,7 +24,7 @@ def command(
         ),
     ] = None,
     model: Source = Source(),
-    method: Annotated[str, typer.Option(metavar="NAME", help="The method that edits.")] = "r-rome",
+    method: Annotated[str, typer.Option(metavar="NAME", help=editing.METHODS)] = "r-rome",
     layers: Annotated[
         str | None,
         typer.Option(

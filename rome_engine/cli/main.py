@@ -1,7 +1,7 @@
 """The command line's entry: every error one line with its remedy, and the exit codes 0, 1 and 2.
 
-0: done. 1: interrupted, every record of a benchmark failed, or an error that is this program's fault. 2: the input
-cannot be used as given.
+0: done. 1: interrupted, every record of a benchmark failed, or an error that is this program's fault. 2: it was refused
+or could not be done, and the message says why: unusable input, an edit that does damage, a full disk.
 
 The commands import what they need when they run: torch takes seconds, which `--help` and a mistyped option do not.
 """

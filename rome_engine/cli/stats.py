@@ -36,13 +36,13 @@ def command(
         typer.Option(
             metavar="FILE",
             help="Plain text to collect from; give it several times for several files. "
-            "Without it: show the second moments that are there.",
+            "Without it: show those of --layers, all of which must be there.",
         ),
     ] = None,
     model: options.Model = None,
     layers: Annotated[
         str | None,
-        typer.Option(metavar="LAYERS", help="Layers such as 8,12 or 4-8. Without it: the one that edits change."),
+        typer.Option(metavar="LAYERS", help="Layers such as 8,12 or 4-8. Without it: the one that r-rome edits."),
     ] = None,
     tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many tokens of the text to read.")

@@ -23,9 +23,9 @@ def command(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="Facts as a JSON list, or one JSON object a line (.jsonl): this program's own (prompt, subject, "
-            "target_true), ROME's known facts (prompt, subject, attribute), or CounterFact's. Without it: the facts "
-            "that are included.",
+            help="Facts as a JSON list, one JSON object a line (.jsonl) or a table (.csv): this program's own (prompt, "
+            "subject, target_true), ROME's known facts (prompt, subject, attribute), or CounterFact's. Without it: the "
+            "facts that are included.",
         ),
     ] = None,
     model: options.Model = None,

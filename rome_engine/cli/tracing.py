@@ -37,7 +37,8 @@ Kinds = Annotated[
         metavar="KIND",
         help="What to exchange: hidden (all that a layer passes on), mlp or attn (what that part of a layer adds), "
         "head (what each attention head adds), pre or mid (the residual stream before a layer, or between its parts). "
-        "Give it several times for several maps.",
+        "Give it several times for several maps. Without it: hidden (trace), hidden, mlp and attn "
+        "(trace-facts), or these and head (screen).",
     ),
 ]
 Windows = Annotated[
@@ -108,7 +109,10 @@ BosPolicy = Annotated[
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Memory that the fast engine may use beside the model, such as 512MiB or 2GiB."),
+    typer.Option(
+        metavar="SIZE",
+        help="Memory that the fast engine may use beside the model, such as 512MiB or 2GiB. Without it: 1GiB.",
+    ),
 ]
 ShownMetric = Annotated[
     Metric,

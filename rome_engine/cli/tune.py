@@ -29,13 +29,18 @@ _ROLES = {
 @loads()
 def command(
     model: Source = Source(),
-    method: Annotated[str, typer.Option(metavar="NAME", help="The method whose settings are sought.")] = "r-rome",
+    method: Annotated[str, typer.Option(metavar="NAME", help=editing.METHODS)] = "r-rome",
     facts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Facts with target_new and target_true. Without it: those that are shipped."),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(metavar="LAYERS", help="Layers to try (the last of several), such as 4-12 or 4,8,12.")
+        str | None,
+        typer.Option(
+            metavar="LAYERS",
+            help="Layers to try (the last of several), such as 4-12 or 4,8,12. Without it: every second one of the "
+            "first two thirds.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

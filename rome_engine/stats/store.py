@@ -206,7 +206,7 @@ def _nothing_found(model: LanguageModel, missing: list[int], damaged: list[Path]
     broken = f" ({', '.join(path.name for path in damaged)} is damaged)" if damaged else ""
     return (
         f"there are no second moments of {layers} for these weights of {model.name}{broken}: give a corpus, "
-        "e.g. `rome-engine stats --corpus FILE`"
+        f"e.g. `rome-engine stats --corpus FILE --layers {','.join(map(str, missing))}`"
     )
 
 

@@ -134,6 +134,7 @@ def test_a_run_is_exported_without_its_model(
     monkeypatch.setattr(LanguageModel, "load", None)
     done = cli("export", "r.sqlite", "again.csv", "again.json")
     assert done.code == 0 and done.err == "written: again.csv\nwritten: again.json\n"
+    assert cli("export", "r.sqlite", "a.json", "--json").record == {"run": "r", "written": ["a.json"]}
     assert (here / "again.csv").read_bytes() == (here / "bench.csv").read_bytes()
     assert len(json.loads((here / "again.json").read_text(encoding="utf-8"))["records"]) == 4
     refused(cli("export", "none.sqlite", "a.csv"), "there is no benchmark run none.sqlite")

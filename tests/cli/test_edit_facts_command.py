@@ -97,6 +97,8 @@ def test_facts_are_rewritten_in_every_form(cli: Cli, neox: Path, options: list[o
     assert answers[0] != answers[1]
     done = cli("card", "e.safetensors", "--model", neox)
     assert done.code == 0 and done.out == card
+    record = cli("card", "e.safetensors", "--model", neox, "--json").record
+    assert record == {"edit": "e.safetensors", "card": None, "markdown": done.out}
     assert cli("card", "e.safetensors", "--model", neox, "--out", "again.md").code == 0
     assert Path("again.md").read_text() == card
 

@@ -79,7 +79,9 @@ def test_batches_are_kept_taken_out_and_exported(
     assert "2 facts" in card and "The rest of the model" in card and page["base"] in card
     assert SUBJECTS[2] in card and SUBJECTS[1] in card and SUBJECTS[0] not in card
     assert cli("ledger", "export", folder, tmp_path / "lora", *model, "--form", "adapter").code == 0
-    assert cli("ledger", "export", folder, tmp_path / "e.safetensors", *model, "--form", "edit").code == 0
+    one = tmp_path / "e.safetensors"
+    record = cli("ledger", "export", folder, one, *model, "--form", "edit", "--json").record
+    assert record == {"ledger": str(folder), "form": "edit", "written": str(one), "edits": 2}
     base, ids = LanguageModel.load(str(neox)), torch.tensor([edited.tokenize("The Louvre is in").input_ids])
     expected = edited.module(ids).logits
     with Edit.load(tmp_path / "e.safetensors").applied(base):

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import rome_engine
-from rome_engine.cli import options
+from rome_engine.bench.datasets.sources import SOURCES
+from rome_engine.cli import editing, options
+from rome_engine.cli.main import app
 from rome_engine.cli.stats import parse_layers
+from rome_engine.edit.methods import editors
 from rome_engine.errors import StatisticsError
 from rome_engine.model import embedded
 from rome_engine.stats.provenance import DEFAULT_TOKENS
@@ -81,6 +88,39 @@ def test_every_command_explains_itself(cli: Cli, command: tuple[str, ...]) -> No
     done = cli(*command, "--help")
     assert done.code == 0 and done.err == "" and "Usage: rome-engine " + command[0] in done.out
     assert "bool" not in done.out and "list[" not in done.out
+
+
+def test_every_command_speaks_json() -> None:
+    commands = list(_leaves(typer.main.get_command(app), ()))
+    assert len(commands) > 25
+    assert [name for name, command in commands if "--json" not in _options(command)] == []
+
+
+def test_help_names_all_methods_and_data_sets(cli: Cli) -> None:
+    named = set(re.findall(r"[a-z-]+", editing.METHODS))
+    assert set(editors()) <= named
+    for command in ("edit", "edit-facts", "bench", "tune", "locate-edit"):
+        shown = _words(cli(command, "--help").out)
+        assert editing.MANY_FACTS in shown and editing.TRAINED in shown
+    shown = _words(cli("bench", "--help").out)
+    assert [name for name, source in SOURCES.items() if source.schema and not re.search(rf"\b{name}\b", shown)] == []
+
+
+def _leaves(command: Any, name: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    below = getattr(command, "commands", {})
+    if not below or getattr(command, "invoke_without_command", False):
+        yield name, command
+    for part, one in below.items():
+        yield from _leaves(one, (*name, part))
+
+
+def _options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+def _words(shown: str) -> str:
+    """Help as one line, out of its box."""
+    return " ".join(shown.replace("│", " ").split())
 
 
 def test_no_command_shows_the_help(cli: Cli) -> None:

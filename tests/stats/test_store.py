@@ -112,7 +112,7 @@ def test_a_name_says_nothing(text: Corpus, cache: Path, collections: list[list[i
 
 
 def test_nothing_there_and_no_corpus(cache: Path) -> None:
-    with pytest.raises(StatisticsError, match=r"layers 1, 2 .*give a corpus, e\.g\. `rome-engine stats --corpus FILE`"):
+    with pytest.raises(StatisticsError, match=r"layers 1, 2 .*e\.g\. `rome-engine stats --corpus FILE --layers 1,2`"):
         moments(tiny.shared("llama"), [2, 1])
     assert not cache.exists()
 

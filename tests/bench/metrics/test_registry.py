@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
+import rome_engine
 from rome_engine.bench.metrics import metrics, named
 from rome_engine.bench.record import Question
 from rome_engine.errors import BenchError
@@ -19,6 +21,12 @@ def test_the_names_are_there() -> None:
     names = """es ps ns em pm nm ea pa na zsre_efficacy zsre_paraphrase zsre_specificity portability locality kl
     multihop multihop_forced singlehop ge rs essence_ppl free_em free_begins free_pem"""
     assert {f"{name}@1" for name in names.split()} <= set(metrics())
+
+
+def test_the_document_has_them_all() -> None:
+    text = (Path(rome_engine.__file__).resolve().parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`([a-z_]+)`", text))
+    assert {name.partition("@")[0] for name in metrics()} <= told
 
 
 @pytest.mark.parametrize("name", metrics())
