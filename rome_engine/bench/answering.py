@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rome_engine.bench import asks as terms
 from rome_engine.bench.asks import Answer, Answers, Ask, Forced, Generated, Next, Read
-from rome_engine.bench.generation import generate
-from rome_engine.bench.nll import BATCH_TOKENS, Asked, Chosen, Progress, target_nll, text_nll
+from rome_engine.bench.generation import ARRAYS, generate
+from rome_engine.bench.nll import BATCH_TOKENS, READS, Asked, Chosen, Progress, target_nll, text_nll
 from rome_engine.model.language_model import LanguageModel
 
 MEMORY = 2**31
@@ -66,7 +66,7 @@ class _Run:
         answers = target_nll(
             self.model,
             asked,
-            batch_tokens=self._batch_tokens(),
+            **self._sizes(),
             chosen=self.chosen,
             progress=self._part(len(asks)),
         )
@@ -82,7 +82,7 @@ class _Run:
             self.model,
             [(ask.text, ask.tokens) for _, ask in asks],
             owners=[owner for owner, _ in asks],
-            batch_tokens=self._batch_tokens(),
+            **self._sizes(),
             chosen=self.chosen,
             progress=self._part(len(asks)),
         )
@@ -100,10 +100,11 @@ class _Run:
         told, before, total = self.progress, len(self.found), self.total
         return lambda done, of: told(before + asks * done // of, total)
 
-    def _batch_tokens(self) -> int:
-        """Tokens of a batch. On a CPU more of them are no faster; elsewhere the memory says how many."""
-        if self.model.device.type == "cpu":
-            return BATCH_TOKENS
+    def _sizes(self) -> dict[str, int]:
+        """What the memory has room for: a quarter is for logits. On a CPU more tokens than some are no faster."""
         architecture = self.model.architecture
         a_token = 4 * (8 * architecture.d_model + 4 * architecture.d_mlp)
-        return max(BATCH_TOKENS, self.memory // a_token)
+        a_read = ARRAYS * 4 * architecture.d_vocab
+        tokens, reads = 3 * self.memory // 4 // a_token, self.memory // 4 // a_read
+        most = BATCH_TOKENS if self.model.device.type == "cpu" else tokens
+        return {"batch_tokens": max(1, min(tokens, most)), "reads": max(1, min(reads, READS))}

@@ -20,7 +20,11 @@ from rome_engine.files import plain
 
 _COMPUTING = (
     *(("device", "the device"), ("attention", "the attention's kernel"), ("threads", "the number of threads")),
-    *(("tokenizer", "the tokenizer"), ("tf32", "how float32 products are rounded (TF32)")),
+    *(
+        ("config", "the model's config"),
+        ("tokenizer", "the tokenizer"),
+        ("tf32", "how float32 products are rounded (TF32)"),
+    ),
     *((name, f"the version of {name}") for name in ("rome_engine", "torch", "transformers", "python", "cuda")),
 )
 """What computes a run's numbers, where it is recorded."""

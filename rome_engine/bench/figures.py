@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import isfinite
+from math import isfinite, nan
+from typing import TypeGuard
 
 import numpy as np
 
@@ -41,14 +42,17 @@ class Figure:
         return self.unit == "share"
 
     def values(self, rows: Iterable[Row]) -> dict[str, tuple[float, ...]]:
-        """Of each record that has it, by id, the value of every part. What is no finite number is not there."""
+        """Of each record that has any of it, by id, the value of every part; NaN where there is no finite number."""
         found = {}
         for row in rows:
             values = [row.figures.get(part) for part in self.parts]
-            there = tuple(float(value) for value in values if value is not None and isfinite(value))
-            if row.status == "done" and len(there) == len(values):
-                found[row.id] = there
+            if row.status == "done" and any(map(_there, values)):
+                found[row.id] = tuple(float(value) if _there(value) else nan for value in values)
         return found
+
+
+def _there(value: float | None) -> TypeGuard[float]:
+    return value is not None and isfinite(value)
 
 
 def array(values: Iterable[Sequence[float]], parts: int) -> Array:

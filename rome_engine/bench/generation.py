@@ -10,8 +10,8 @@ from rome_engine.bench.nll import Chosen, Progress
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.tokens import Prompt
 
-_ARRAYS = 3
-"""Of a vocabulary's width in float32 that a row needs while its next token is chosen."""
+ARRAYS = 3
+"""Of a vocabulary's width in float32 that a row needs while its next token is chosen, or one's likelihood read."""
 
 
 def generate(
@@ -56,7 +56,7 @@ def _plain(model: LanguageModel, ids: Sequence[int]) -> Sequence[int]:
 
 def _room(model: LanguageModel, memory: int) -> Callable[[int], int]:
     """How many rows of so many tokens fit."""
-    logits = _ARRAYS * 4 * model.architecture.d_vocab
+    logits = ARRAYS * 4 * model.architecture.d_vocab
     return lambda tokens: max(1, memory // (tokens * model.cache_bytes + logits))
 
 

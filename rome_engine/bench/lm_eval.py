@@ -40,11 +40,13 @@ def evaluate(
     try:
         with _same_random_numbers():
             found = _results(model, tasks, limit, include_path, batch_size)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (BenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of whichever kind: tasks are code of others, with packages and data of their own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BenchError(
-            f"lm-evaluation-harness cannot run {', '.join(tasks)}: {reason[:300]} (check the task's data, and the "
-            "network where it fetches them)"
+            f"lm-evaluation-harness cannot run {', '.join(tasks)}: {reason[:300]} (check the task's data and packages, "
+            "and the network where it fetches them)"
         ) from error
     return {task: _numbers(figures) for task, figures in found.items()}
 

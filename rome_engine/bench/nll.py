@@ -18,6 +18,8 @@ from rome_engine.model.language_model import LanguageModel
 
 BATCH_TOKENS = 2048
 """Rows × tokens of a forward pass: products run at full speed from some hundred on."""
+READS = 1024
+"""Tokens whose logits are there at once."""
 
 Chosen = Callable[[Sequence[int]], None]
 Progress = Callable[[int, int], None]
@@ -80,6 +82,7 @@ def target_nll(
     asked: Sequence[Asked],
     *,
     batch_tokens: int = BATCH_TOKENS,
+    reads: int = READS,
     chosen: Chosen | None = None,
     progress: Progress | None = None,
 ) -> list[Answered]:
@@ -87,10 +90,10 @@ def target_nll(
 
     Rows of like length go together, padded on the right, where a causal model does not look. Targets of one token
     share their prompt's row. chosen(owners) is called before each forward pass with the owner of each of its rows;
-    progress(rows, of rows) after it.
+    progress(rows, of rows) after it. reads: tokens whose logits are there at once.
     Raises TargetError for a target that the model cannot say, PromptError, PromptTooLongError.
     """
-    found = _run(model, _rows(model, asked), batch_tokens, chosen, progress)
+    found = _run(model, _rows(model, asked), batch_tokens, reads, chosen, progress)
     return [
         Answered(
             tuple(found.nll[question, number] for number in range(len(one.targets))),
@@ -114,6 +117,7 @@ def text_nll(
     *,
     owners: Sequence[int] | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    reads: int = READS,
     chosen: Chosen | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
@@ -127,19 +131,24 @@ def text_nll(
         if len(ids) < 2:
             raise PromptError(f"the text {text[:40]!r} has fewer than two tokens to read: give a longer one")
         rows.append(_Row(ids[:-1], 0, ((place, 0, ids[1:]),), 0 if owners is None else owners[place]))
-    found = _run(model, rows, batch_tokens, chosen, progress)
+    found = _run(model, rows, batch_tokens, reads, chosen, progress)
     return [found.nll[place, 0] for place in range(len(texts))]
 
 
 @torch.no_grad()
 def _run(
-    model: LanguageModel, rows: Sequence[_Row], batch_tokens: int, chosen: Chosen | None, progress: Progress | None
+    model: LanguageModel,
+    rows: Sequence[_Row],
+    batch_tokens: int,
+    reads: int,
+    chosen: Chosen | None,
+    progress: Progress | None,
 ) -> _Found:
     found, done = _Found(), 0
     for batch in _batches(rows, batch_tokens):
         if chosen is not None:
             chosen([row.owner for row in batch])
-        _read(model, batch, found)
+        _read(model, batch, reads, found)
         done += len(batch)
         if progress is not None:
             progress(done, len(rows))
@@ -173,7 +182,7 @@ def _batches(rows: Sequence[_Row], batch_tokens: int) -> list[list[_Row]]:
     return batches
 
 
-def _read(model: LanguageModel, batch: Sequence[_Row], found: _Found) -> None:
+def _read(model: LanguageModel, batch: Sequence[_Row], at_once: int, found: _Found) -> None:
     longest = max(len(row.ids) for row in batch)
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in batch], device=model.device)
     with Trace(model.module, model.architecture.blocks[-1]) as top:
@@ -190,12 +199,9 @@ def _read(model: LanguageModel, batch: Sequence[_Row], found: _Found) -> None:
     ]
     if not reads:
         return
-    row_index, place, token = (torch.tensor(column, device=hidden.device) for column in zip(*reads, strict=True))
-    logits = model.unembed(hidden[row_index, place])
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    said = logits.gather(1, token.to(logits.device)[:, None])[:, 0]
-    losses: NDArray[np.float64] = (logits.logsumexp(-1) - said).double().cpu().numpy()
-    tops: list[bool] = (logits.argmax(-1) == token.to(logits.device)).tolist()
+    parts = [_said(model, hidden, reads[begin : begin + at_once]) for begin in range(0, len(reads), at_once)]
+    losses = np.concatenate([some for some, _ in parts])
+    tops = [hit for _, some in parts for hit in some]
     begin = 0
     for row in batch:
         for question, number, tokens in row.scored:
@@ -203,3 +209,15 @@ def _read(model: LanguageModel, batch: Sequence[_Row], found: _Found) -> None:
             found.nll[question, number] = float(losses[part].mean())
             found.hits[question, number] = tuple(tops[part])
             begin += len(tokens)
+
+
+def _said(
+    model: LanguageModel, hidden: Tensor, reads: Sequence[tuple[int, int, int]]
+) -> tuple[NDArray[np.float64], list[bool]]:
+    """Of each (row, place, token) the token's nll after the state there, and whether it is the likeliest."""
+    row, place, token = (torch.tensor(column, device=hidden.device) for column in zip(*reads, strict=True))
+    logits = model.unembed(hidden[row, place])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    token = token.to(logits.device)
+    losses = logits.logsumexp(-1) - logits.gather(1, token[:, None])[:, 0]
+    return losses.double().cpu().numpy(), (logits.argmax(-1) == token).tolist()

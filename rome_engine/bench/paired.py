@@ -9,7 +9,7 @@ from math import sqrt
 import numpy as np
 from scipy.stats import binomtest
 
-from rome_engine.bench.statistics import CONFIDENCE, ROUNDING, Array, Combine, only
+from rome_engine.bench.statistics import CONFIDENCE, ROUNDING, Array, Combine, mean, only
 
 EXACT = 14
 """Up to so many records that differ all ways to exchange them are gone through."""
@@ -78,12 +78,13 @@ def newcombe(first: Array, second: Array) -> tuple[float, float]:
 def permutation(first: Array, second: Array, combine: Combine = only, *, seed: int = 0) -> PairedTest:
     """Whether the figure's difference is one that exchanging the two runs within records brings about by chance.
 
-    first, second: (records, parts). With up to EXACT records that differ every exchange is gone through, otherwise
-    SHUFFLES are drawn, and p counts the observed one among them (Phipson & Smyth 2010).
+    first, second: (records, parts), NaN at the same places. With up to EXACT records that differ every exchange is gone
+    through, otherwise SHUFFLES are drawn, and p counts the observed one among them (Phipson & Smyth 2010).
     """
-    differ = (first != second).any(-1)
-    moved = (second - first)[differ]
-    observed = abs(_difference(first.mean(0), second.mean(0), combine))
+    away = np.nan_to_num(second - first)
+    differ = away.any(-1)
+    moved = away[differ]
+    observed = abs(_difference(mean(first), mean(second), combine))
     count = len(moved)
     if count <= EXACT:
         exchanged = (np.arange(2**count)[:, None] >> np.arange(count) & 1).astype(np.float64)
@@ -146,6 +147,6 @@ def _difference(first: Array, second: Array, combine: Combine) -> float:
 
 def _reached(exchanged: Array, first: Array, second: Array, moved: Array, combine: Combine, observed: float) -> int:
     """In how many exchanges, (exchanges, records that differ), the difference is as large as the observed one."""
-    shift = exchanged @ moved / len(first)
-    away = np.abs(combine(first.mean(0) + shift) - combine(second.mean(0) - shift))
+    shift = exchanged @ moved / (~np.isnan(first)).sum(0)
+    away = np.abs(combine(mean(first) + shift) - combine(mean(second) - shift))
     return int(np.count_nonzero(away >= observed - ROUNDING * max(1.0, observed)))

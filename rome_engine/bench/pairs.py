@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan, nan
 
 import numpy as np
 
 from rome_engine.bench.figures import Figure, array
 from rome_engine.bench.paired import Effect, PairedTest, binary, effect, holm, newcombe, paired_test
 from rome_engine.bench.run import Row
-from rome_engine.bench.statistics import Array, Combine, Estimate, estimate
+from rome_engine.bench.statistics import Array, Combine, Estimate, estimate, mean
 
 NEWCOMBE = "Newcombe, paired"
 
@@ -75,7 +76,9 @@ def pairs(
             left.update([", ".join(reasons)] if reasons else [])
         common = [name for name in here if name in there]
         values = [array((side[name] for name in common), len(figure.parts)) for side in (here, there)]
-        found.append(_pair(names, figure, common, values[0], values[1], left, seed))
+        only_one = np.isnan(values[0]) | np.isnan(values[1])  # a part that one run lacks is paired with nothing
+        first_values, second_values = (np.where(only_one, np.nan, side) for side in values)
+        found.append(_pair(names, figure, common, first_values, second_values, left, seed))
     return found
 
 
@@ -102,7 +105,7 @@ def _pair(
     seed: int,
 ) -> Pair:
     combine = figure.combine
-    there = len(ids) > 0
+    there = len(ids) > 0 and not np.isnan(first).all(0).any()
     differ = [
         Disagreement(name, float(one[0]), float(other[0]))
         for name, one, other in zip(ids, first, second, strict=True)
@@ -138,7 +141,7 @@ def _difference(first: Array, second: Array, combine: Combine, seed: int) -> Est
     found = estimate(np.concatenate([first, second], axis=1), _Difference(combine), seed=seed)
     away = first - second
     # Whichever records are drawn, the difference stays: an interval without width would look like certainty.
-    if len(away) > 1 and not away.any():
+    if len(away) > 1 and found.value is not None and not np.nan_to_num(away).any():
         return Estimate(found.value, found.n, reason="no record differs")
     if len(away) > 1 and binary(first, second):
         return Estimate(found.value, found.n, *newcombe(first, second), NEWCOMBE)
@@ -148,4 +151,6 @@ def _difference(first: Array, second: Array, combine: Combine, seed: int) -> Est
 
 
 def _mean(values: Array, combine: Combine) -> float | None:
-    return float(combine(values.mean(0))) if len(values) else None
+    """The figure; None where a part of it is not there."""
+    found = float(combine(mean(values))) if len(values) else nan
+    return None if isnan(found) else found

@@ -96,10 +96,11 @@ class Plan:
 
 
 def environment(model: LanguageModel) -> dict[str, Any]:
-    """What computes a run's numbers: weights, tokenizer, type, device, libraries, threads."""
+    """What computes a run's numbers: weights, config, tokenizer, type, device, libraries, threads."""
     return {
         "model": model.name,
         "weights": model.weight_hash(),
+        "config": model.config_hash(),
         "tokenizer": model.tokenizer_hash(),
         "dtype": str(model.dtype).removeprefix("torch."),
         **_device(model.device),

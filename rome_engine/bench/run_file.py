@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _TABLES = (
     "PRIMARY KEY (checkpoint, name))",
     "CREATE TABLE states (name TEXT PRIMARY KEY, content BLOB NOT NULL)",
 )
+PIECE = 2**28
+"""Bytes of one value."""
 _COLUMNS = "position, checkpoint, id, batch, status, reason, seconds, figures, texts"
 _ABOUT = ("configuration", "environment", "total")
 
@@ -96,14 +99,23 @@ class RunFile(SqliteFile):
 
     def state(self, name: str) -> bytes | None:
         """Something kept to go on with."""
+        pieces = []
         with self.errors():
-            found = self.sqlite.execute("SELECT content FROM states WHERE name = ?", (name,)).fetchone()
-        return None if found is None else bytes(found[0])
+            for place in count():
+                query = "SELECT content FROM states WHERE name = ?"
+                found = self.sqlite.execute(query, (_piece(name, place),)).fetchone()
+                if found is None:
+                    break
+                pieces.append(found[0])
+        return b"".join(pieces) if pieces else None
 
     def keep_states(self, contents: Mapping[str, bytes]) -> None:
-        """Keep things to go on with, all or none."""
+        """Keep things to go on with, all or none; in pieces, because SQLite takes no value of a gigabyte."""
         with self._putting_down():
-            self.sqlite.executemany("INSERT OR REPLACE INTO states VALUES (?, ?)", contents.items())
+            for name, content in contents.items():
+                for place, begin in enumerate(range(0, max(len(content), 1), PIECE)):
+                    piece = memoryview(content)[begin : begin + PIECE]
+                    self.sqlite.execute("INSERT INTO states VALUES (?, ?)", (_piece(name, place), piece))
 
     def read(self) -> Run:
         """The run as it is now. Raises RunError for one that was not begun."""
@@ -155,6 +167,10 @@ def read_run(path: str | Path) -> Run:
             f"{path} is being written by a benchmark that is going on: wait for it, or copy it with {path.name}-wal "
             "beside it, and name the copy"
         ) from error
+
+
+def _piece(name: str, place: int) -> str:
+    return f"{name}/{place}" if place else name
 
 
 def _common(kept: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

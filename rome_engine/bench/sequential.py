@@ -92,7 +92,7 @@ def run(
         for number, batch in enumerate(batches):
             tell = _of_batch(told, number, len(batches))
             made = kept.batch(number) or make(work, [records[at] for at in batch if at not in why_not], history, tell)
-            kept.keep_batch(number, made)
+            kept.keep_batch(number, made if keeps_history else replace(made, keys={}))
             why_not |= made.left_out
             if made.edit is None:
                 why_not |= {at: made.why for at in batch if at not in why_not}

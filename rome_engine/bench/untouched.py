@@ -47,8 +47,8 @@ class Untouched:
     """Answers of a model before any edit. To be made, and asked, while no edit is in force; a context manager.
 
     path: the file that keeps them; None is `answers.sqlite` in the cache folder. Where that cannot be written a warning
-    is logged, and nothing is kept. An answer belongs to weights and what runs them
-    (`versions.computed_by`), tokenizer and ask, never to a name.
+    is logged, and nothing is kept. An answer belongs to weights and what runs them (config
+    and `versions.computed_by`), tokenizer and ask, never to a name.
     """
 
     def __init__(self, model: LanguageModel, path: Path | None = None, memory: int = MEMORY) -> None:
@@ -130,7 +130,7 @@ def _content(one: Answer) -> bytes:
 
 
 def _identity(model: LanguageModel) -> str:
-    return f"{model.weight_hash()} {model.tokenizer_hash()} {computed_by(model.device)}"
+    return f"{model.weight_hash()} {model.config_hash()} {model.tokenizer_hash()} {computed_by(model.device)}"
 
 
 def _opened(path: Path | None) -> SqliteFile | None:

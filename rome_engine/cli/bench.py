@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rome_engine.model.language_model import LanguageModel
 
 _WHAT = "What is run"
-_SHOWN = 5
 
 
 @loads(split=True)
@@ -187,6 +186,7 @@ def command(
         check_again(protocol, path)
     named = {"seed": seed} if layer is None else {"seed": seed, "layer": layer}
     bench_inputs.check_run(path, plan, records, named, model.dtype)
+    bench_inputs.tell_left_out(records)
 
     loaded = model.load()
     config = editing.settings(loaded, method, layer, seed, "warn")
@@ -202,7 +202,7 @@ def command(
     if as_json:
         output.emit(_record(found, records))
     else:
-        _show(found, records)
+        _show(found)
     output.written(path, *files)
     _fail_if_all_failed(found)
 
@@ -263,12 +263,8 @@ def _record(run: Run, data: DataSet) -> dict[str, Any]:
     }
 
 
-def _show(run: Run, data: DataSet) -> None:
+def _show(run: Run) -> None:
     from rome_engine.bench.comparison import compare
     from rome_engine.report.comparison_text import comparison_text
 
     output.stdout().print(comparison_text(compare([run])))
-    for one in data.malformed[:_SHOWN]:
-        output.stderr().print(f"left out: {one.place}: {one.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(data.malformed) > _SHOWN:
-        output.stderr().print(f"left out: {len(data.malformed) - _SHOWN} more", highlight=False)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rome_engine.model.language_model import LanguageModel
 
 _RS = "rs"
+_REASONS, _PLACES = 10, 20
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,19 @@ def records(name: str | None, data: Path | None, references: Path | None) -> Dat
 
         found = read(name, data, told)
     return found if references is None else with_references(found, references)
+
+
+def tell_left_out(data: DataSet) -> None:
+    """Say before the work begins which records cannot be used and why, those of one reason together."""
+    places: dict[str, list[str]] = {}
+    for one in data.malformed if data.records else ():
+        places.setdefault(one.reason, []).append(one.place)
+    for reason, several in list(places.items())[:_REASONS]:
+        more = f" and {len(several) - _PLACES} more" if len(several) > _PLACES else ""
+        said = f"left out: {', '.join(several[:_PLACES])}{more}: {reason}"
+        output.stderr().print(said, markup=False, highlight=False, soft_wrap=True)
+    if rest := sum(map(len, list(places.values())[_REASONS:])):
+        output.stderr().print(f"left out: {rest} more, for other reasons (--json names all)", highlight=False)
 
 
 def check_metrics(given: list[str] | None) -> None:

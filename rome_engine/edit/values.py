@@ -57,7 +57,7 @@ def values(
     questions = [Question(model, fact, target_tokens(model, fact), contexts) for fact in facts]
     opened = in_cache() if store == "cache" else None if store is None else ValueStore(store)
     with opened or nullcontext() as kept:
-        origin = f"{model.weight_hash()} {computed_by(model.device)}" if kept else ""
+        origin = f"{model.weight_hash()} {model.config_hash()} {computed_by(model.device)}" if kept else ""
         keys = [content_key(origin, question, layer, place, config) for question in questions]
         found = kept.find(keys) if kept else {}
         if kept:

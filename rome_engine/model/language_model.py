@@ -7,6 +7,7 @@ module's name.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -32,6 +33,18 @@ from rome_engine.model.tokens import BosPolicy, Prompt
 Kind = Literal["hidden", "mlp", "attn"]
 
 _READ_AT_ONCE = 2
+_NOT_RUN = frozenset(
+    {
+        "_name_or_path",
+        "_attn_implementation",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+"""Of a config, what changes no number that is not told elsewhere."""
 
 # Said aloud, because transformers fills what is left unsaid from the checkpoint's generation settings.
 _PLAIN_DECODING: dict[str, Any] = {
@@ -353,6 +366,15 @@ class LanguageModel:
             read = partial(stored, self.module)
             digests = list(pool.map(lambda item: _digest(item[0], read(*item)), sorted(state.items())))
         return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def config_hash(self) -> str:
+        """sha256 over how the weights are run: what the config says (windows, rotary, norms) and where a text ends.
+
+        Its names, its number type and the version that wrote it do not count.
+        """
+        said = {name: value for name, value in self.module.config.to_dict().items() if name not in _NOT_RUN}
+        said["ends"] = sorted(self._end_ids())
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     def tokenizer_hash(self) -> str:
         """sha256 over all that the tokenizer does with a text; of nothing for one without a description of itself."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from rome_engine.bench.batch_edit import make
 from rome_engine.bench.metrics import named
@@ -124,3 +125,19 @@ def test_a_solution_that_fails_is_the_batchs(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Work, "solve", failing)
     run = run_of(tmp_path / "r", "memit", "batch")
     assert [(row.status, row.reason) for row in run.at(0)] == [("failed", "singular")] * 4
+
+
+@pytest.mark.parametrize(("method", "kept"), [("memit", False), ("memit-history", True)])
+def test_a_batch_is_kept_in_pieces_and_its_keys_only_for_a_history(
+    method: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_of(tmp_path / "whole", method, "sequential")
+    monkeypatch.setattr("rome_engine.bench.run_file.PIECE", 1000)
+    assert rows(run_of(tmp_path / "pieces", method, "sequential")) == rows(whole)
+    with RunFile(tmp_path / "pieces") as file:
+        sizes = [size for (size,) in file.sqlite.execute("SELECT length(content) FROM states")]
+        assert max(sizes) == 1000 and len(sizes) > 8
+        assert bool(safetensors.torch.load(file.state("0 keys"))) == kept  # type: ignore[arg-type]
+        long = bytes(range(256)) * 11
+        file.keep_states({"long": long, "nothing": b""})
+        assert file.state("long") == long and file.state("nothing") == b"" and file.state("another") is None

@@ -65,6 +65,32 @@ def test_s_is_the_harmonic_mean_of_means_and_no_record_has_it() -> None:
     assert both.difference.value == pytest.approx(both.first_value - both.second_value)  # type: ignore[operator]
 
 
+def test_s_lies_between_its_parts_where_some_records_have_no_paraphrases() -> None:
+    def run(name: str, hard: float) -> Run:
+        easy = [{"es@1": 1.0, "ps@1": 1.0, "ns@1": 1.0}, {"es@1": 1.0, "ps@1": 0.5, "ns@1": 0.75}]
+        return build_run(name, [*easy * 5, *[{"es@1": hard, "ns@1": 0.25}] * 10])
+
+    found = compare([run("one", 0.0), run("other", 0.2)])
+    (line,) = [line for line in found.entries if line.label == "one"]
+    score = line.of("s@1")
+    assert score is not None and score.after.value == pytest.approx(3 / (1 / 0.5 + 1 / 0.75 + 1 / 0.5625))
+    assert score.after.n == 20 and line.of("ps@1").after.n == 10  # type: ignore[union-attr]
+    both = pair(found, "s@1")
+    assert both.n == 20 and both.difference.value == pytest.approx(both.first_value - both.second_value)  # type: ignore[operator]
+
+
+def test_a_part_that_one_run_lacks_is_no_difference() -> None:
+    full = build_run("full", [{"es@1": 1.0, "ps@1": 0.5, "ns@1": 0.5}] * 4)
+    lacking = build_run("lacking", [{"es@1": 1.0, "ns@1": 0.5}] * 3 + [{"es@1": 1.0, "ps@1": 0.5, "ns@1": 0.5}])
+    both = pair(compare([full, lacking]), "s@1")
+    assert both.difference.value == 0.0 and both.difference.reason == "no record differs"
+    none = build_run("none", [{"es@1": 1.0, "ns@1": 0.5}] * 4)
+    only_parts = {one.figure.name for one in compare([none]).entries[0].scores}
+    assert "s@1" not in only_parts
+    apart = pair(compare([full, none]), "s@1")
+    assert apart.difference.value is None and apart.second_value is None and apart.test is None
+
+
 def test_only_records_done_in_both_count_and_the_others_are_told() -> None:
     first = build_run("first", [{"es@1": 1.0}, {"es@1": 1.0}, None, {"es@1": 0.0}, {"pm@1": 0.2}])
     second = build_run("second", [{"es@1": 0.0}, None, None, {"es@1": 0.0}, {"es@1": 1.0}, {"es@1": 1.0}], total=8)

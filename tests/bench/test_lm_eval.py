@@ -96,6 +96,15 @@ def test_what_cannot_be_evaluated(folder: Path) -> None:
     for arguments in ({"tasks": []}, {"tasks": ["cities"], "limit": 0}):
         with pytest.raises(BenchError, match="nothing to evaluate"):
             evaluate(model, **arguments, include_path=folder)
+    task = (folder / "cities.yaml").read_text(encoding="utf-8")
+    (folder / "helper.py").write_text("import a_package_that_is_not_there", encoding="utf-8")
+    by_hand = task.replace("task: cities", "task: byhand").replace(
+        'doc_to_text: "{{text}}"', "doc_to_text: !function helper.of"
+    )
+    assert by_hand.count("!function") == 1
+    (folder / "byhand.yaml").write_text(by_hand, encoding="utf-8")
+    with pytest.raises(BenchError, match=r"cannot run byhand.*a_package_that_is_not_there.*packages"):
+        evaluate(model, ["byhand"], include_path=folder)
     (folder.parent / "cities.jsonl").unlink()
     with pytest.raises(BenchError, match="cannot run cities"):
         evaluate(model, ["cities"], include_path=folder)

@@ -78,6 +78,20 @@ def test_s_is_exchanged_as_a_whole() -> None:
     assert permutation(first, second, harmonic).p == pytest.approx(reached / 2**8)
 
 
+def test_s_of_records_that_lack_a_part_is_exchanged_as_a_whole() -> None:
+    random = np.random.default_rng(3)
+    first, second = random.random((7, 3)), random.random((7, 3))
+    for side in (first, second):
+        side[[0, 3, 4], 1] = np.nan
+    reached = 0
+    observed = abs(harmonic(np.nanmean(first, 0)) - harmonic(np.nanmean(second, 0)))
+    for chosen in product((False, True), repeat=7):
+        swapped = np.array(chosen)[:, None]
+        one, other = np.where(swapped, second, first), np.where(swapped, first, second)
+        reached += bool(abs(harmonic(np.nanmean(one, 0)) - harmonic(np.nanmean(other, 0))) >= observed - 1e-12)
+    assert permutation(first, second, harmonic).p == pytest.approx(reached / 2**7)
+
+
 def test_identical_runs_do_not_differ() -> None:
     whole, broken = column(1, 0, 1, 1), np.random.default_rng(3).random((30, 1))
     for values in (whole, broken):

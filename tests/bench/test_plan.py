@@ -24,3 +24,13 @@ def test_another_tokenizer_is_another_environment() -> None:
     assert environment(one) == environment(other)
     other.tokenizer = tiny.tokenizer("metaspace")
     assert environment(one)["tokenizer"] != environment(other)["tokenizer"]
+
+
+def test_the_same_weights_run_otherwise_are_another_environment() -> None:
+    one, other = tiny.language_model("mistral", sliding_window=4), tiny.language_model("mistral", sliding_window=None)
+    assert one.weight_hash() == other.weight_hash() and one.config_hash() != other.config_hash()
+    other.module.config.sliding_window = 4
+    other.module.config._name_or_path, other.module.config.use_cache = "elsewhere", False
+    assert environment(one) == environment(other)
+    other.module.generation_config.eos_token_id = 7
+    assert environment(one)["config"] != environment(other)["config"]

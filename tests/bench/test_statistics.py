@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from rome_engine.bench.statistics import Array, Combine, estimate, harmonic, only
+from rome_engine.bench.statistics import Array, Combine, estimate, harmonic, mean, only
 
 Draw = Callable[[np.random.Generator], Array]
 
@@ -103,3 +103,32 @@ def test_what_no_draw_changes_has_no_interval_and_says_why() -> None:
 def test_harmonic_means() -> None:
     means = np.array([[1.0, 0.5, 0.25], [0.9, 0.0, 0.9], [0.5, 0.5, 0.5]])
     np.testing.assert_allclose(harmonic(means), [3 / 7, 0.0, 0.5])
+
+
+def test_each_part_is_the_mean_of_the_records_that_have_it() -> None:
+    random = np.random.default_rng(8)
+    values = (random.random((60, 3)) < (0.9, 0.7, 0.6)).astype(np.float64)
+    values[random.random(60) < 0.5, 1] = np.nan
+    means = np.array([np.mean([one for one in part if one == one]) for part in values.T])
+    np.testing.assert_allclose(mean(values), means)
+    found = estimate(values, harmonic)
+    assert found.value == pytest.approx(3 / (1 / means).sum()) and found.n == 60
+    assert found.low is not None and found.high is not None and found.low < found.value < found.high
+    assert estimate(values[:, :1]).low == estimate(np.where(values[:, :1] == 2, np.nan, values[:, :1])).low
+    lacking = estimate(np.where([False, True, False], np.nan, values), harmonic)
+    assert lacking.value is None and lacking.reason == "no record has one of its parts"
+
+
+def test_a_part_that_one_record_has_still_gives_a_figure() -> None:
+    values = np.random.default_rng(9).random((20, 2))
+    values[1:, 1] = np.nan
+    found = estimate(values, harmonic)
+    assert found.value == pytest.approx(float(harmonic(np.array([values[:, 0].mean(), values[0, 1]]))))
+    assert found.low is not None and found.high is not None and found.low <= found.value <= found.high
+
+
+def test_where_all_that_is_there_succeeds_the_interval_is_of_the_part_with_the_fewest() -> None:
+    values = np.ones((50, 3))
+    values[10:, 1] = np.nan
+    found = estimate(values, harmonic, share=True)
+    assert found.how == "Clopper-Pearson" and found.low == pytest.approx(0.025 ** (1 / 10))

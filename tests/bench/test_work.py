@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from rome_engine.bench.answering import answer
+from rome_engine.bench.asks import ForcedAnswer
 from rome_engine.bench.metrics import named
 from rome_engine.bench.untouched import Untouched
 from rome_engine.bench.work import Work
@@ -60,3 +62,35 @@ def test_the_memory_is_that_of_the_search_too(tmp_path: Path, monkeypatch: pytes
         work.edits(records(2))
         work.fit(records(1)[0].edits)
     assert seen == [12345, 12345]
+
+
+def test_answers_and_values_are_those_of_a_model_that_runs_the_same(tmp_path: Path) -> None:
+    near, far = (tiny.language_model("mistral", sliding_window=window) for window in (2, None))
+    assert near.weight_hash() == far.weight_hash()
+    found = []
+    for model in (near, far):
+        given = arguments(model, "rome")
+        with Untouched(model, tmp_path / "u") as untouched:
+            of = (model, editor("rome"), given["moments"], given["config"], named(["es", "em"]), untouched)
+            work = Work.of(*of, store=tmp_path / "values")
+            (row,) = work.before([(0, records(1)[0])])
+            (edit,) = work.edits(records(1))
+            found.append((row.figures["em@1"], edit.layers[2].delta_norm))
+    for here, there in zip(*found, strict=True):
+        assert here != pytest.approx(there, rel=1e-3)
+
+
+def test_little_memory_holds_few_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = tiny.language_model("llama"), []
+    unembed = model.unembed
+    monkeypatch.setattr(model, "unembed", lambda hidden: seen.append(len(hidden)) or unembed(hidden))
+    asks = [[ask for metric in named(["es", "ps", "ns"]) for ask in metric.asks(record)] for record in records(4)]
+    whole = answer(model, asks)
+    assert max(seen) > 8
+    seen.clear()
+    few = answer(model, asks, memory=5 * 4 * 12 * model.architecture.d_vocab)
+    assert max(seen) <= 5 and len(seen) > 1
+    for one, other in zip(whole, few, strict=True):
+        for ask, said in one.found.items():
+            assert isinstance(said, ForcedAnswer)
+            assert other.found[ask].nll == pytest.approx(said.nll, rel=1e-5)  # type: ignore[union-attr]

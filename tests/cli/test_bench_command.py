@@ -150,7 +150,8 @@ def test_what_is_no_record_is_told_and_the_rest_goes_on(cli: Cli, made: list[obj
     assert done.code == 0, done.err
     told = done.err.splitlines()
     assert told[0].startswith("left out: line 2: ") and told[1].startswith("left out: line 3: ")
-    assert len(told) == 7 and told[5] == "left out: 2 more"
+    assert told[2].startswith("left out: line 5, line 6, line 7, line 8, line 9: ")
+    assert told[3].startswith("written: ") and len(told) == 4
     found = cli(*options, "--json").record
     assert found["data"]["records"] == 2
     assert [one["place"] for one in found["data"]["malformed"]] == [f"line {n}" for n in (2, 3, 5, 6, 7, 8, 9)]

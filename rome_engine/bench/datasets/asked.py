@@ -49,7 +49,7 @@ def _questions(fact: Fact) -> Iterator[Question]:
     yield asked
     for text in _filled(fact.paraphrases, fact.subject):
         yield replace(asked, about="paraphrase", text=text)
-    for text in filter(str.strip, fact.neighbourhood):
+    for text in _filled(fact.neighbourhood, fact.subject):
         yield Question("neighbourhood", text, () if fact.target_true is None else (fact.target_true,), fact.target_new)
 
 

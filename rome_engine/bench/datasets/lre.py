@@ -26,6 +26,7 @@ from rome_engine.facts import PLACE, Fact
 NAME = "lre"
 SEED = 0
 NEIGHBOURS = 10
+_NOT_ONE = "the template {!r} has not one {{}}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ def records(source: str) -> Iterator[tuple[int, Record | PromptError]]:
     samples = [(line, _sample(one)) for line, one in with_lines(source, elements(source, member(source, "samples")))]
     objects = _objects(samples)
     distinct = tuple(sorted({one for several in objects.values() for one in several}))
-    relation = _Relation(text(content, "name"), _templates(content), objects, distinct)
+    templates, wrong = _templates(content)
+    relation = _Relation(text(content, "name"), templates, objects, distinct)
+    for template in wrong:
+        yield _line(source, template), PromptError(_NOT_ONE.format(template))
     first: dict[str, int] = {}
     for line, sample in samples:
         if isinstance(sample, PromptError):
@@ -71,12 +75,20 @@ def _sample(content: Any) -> tuple[str, str] | PromptError:
         return error
 
 
-def _templates(content: Mapping[str, Any]) -> tuple[str, ...]:
-    templates = tuple(dict.fromkeys((*texts(content, "prompt_templates"), *texts(content, "prompt_templates_zs"))))
-    wrong = [template for template in templates if template.count(PLACE) != 1]
-    if wrong or not templates:
-        raise PromptError(f"the template {wrong[0]!r} has not one {{}}" if wrong else "it has no prompt_templates")
-    return templates
+def _templates(content: Mapping[str, Any]) -> tuple[tuple[str, ...], list[str]]:
+    """Those that can be used and those that cannot. Raises PromptError where none can."""
+    every = tuple(dict.fromkeys((*texts(content, "prompt_templates"), *texts(content, "prompt_templates_zs"))))
+    good = tuple(template for template in every if template.count(PLACE) == 1)
+    wrong = [template for template in every if template not in good]
+    if not good:
+        raise PromptError(_NOT_ONE.format(wrong[0]) if wrong else "it has no prompt_templates")
+    return good, wrong
+
+
+def _line(source: str, template: str) -> int:
+    """The line of a template in the file, as JSON writes it; 1 where it is written in another way."""
+    written = (source.find(json.dumps(template, ensure_ascii=ascii)) for ascii in (False, True))
+    return source.count("\n", 0, max(0, *written)) + 1
 
 
 def _objects(samples: list[tuple[int, tuple[str, str] | PromptError]]) -> Mapping[str, tuple[str, ...]]:

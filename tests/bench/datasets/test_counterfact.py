@@ -66,3 +66,9 @@ def test_what_cannot_be_edited(refused: Callable[[Any, Any], str]) -> None:
     assert "does not occur" in refused(FLAT, {**FLAT, "subject": "The Rhine"})
     rewrite = {**ORIGINAL["requested_rewrite"], "target_new": {}}
     assert "'str'" in refused(ORIGINAL, {**ORIGINAL, "requested_rewrite": rewrite})
+
+
+def test_a_neighbour_in_the_place_of_the_subject_is_filled_in(read_one: Callable[[Any], Record]) -> None:
+    record = read_one({**FLAT, "locality_prompt": "Beside {} lies"})
+    (asked,) = record.of("neighbourhood")
+    assert "{}" not in asked.text and asked.text == f"Beside {record.edits[0].subject} lies"

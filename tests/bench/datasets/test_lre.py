@@ -103,7 +103,7 @@ def test_one_object_leaves_nothing_to_draw(written: Any) -> None:
 @pytest.mark.parametrize("changed", [{"prompt_templates": ["It lies in"]}, {"prompt_templates": ["{} is {}"]}])
 def test_a_template_without_its_place(written: Any, changed: dict[str, Any]) -> None:
     with pytest.raises(BenchError, match=r"has not one \{\}"):
-        read(None, written(relation(**changed)))
+        read(None, written(relation(**changed, prompt_templates_zs=[])))
 
 
 def test_a_folder_of_relations(written: Any, tmp_path: Path) -> None:
@@ -127,3 +127,13 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     for schema in (None, "zsre"):
         with pytest.raises(StorageError, match="it is a folder"):
             read(schema, tmp_path)
+
+
+def test_a_template_without_its_place_leaves_the_others(written: Any) -> None:
+    path = written(relation(prompt_templates=["no place", "{} lies in", "{} é {}", "The land of {} is"]))
+    data = read(None, path)
+    assert len(data.records) == len(PAIRS) and data.records[0].questions[0].text == f"{PAIRS[0][0]} lies in"
+    lines = path.read_text().split("\n")
+    wrong = [number for number, line in enumerate(lines, 1) if "no place" in line or "{} \\u00e9" in line]
+    assert [one.place for one in data.malformed] == [f"line {number}" for number in wrong]
+    assert all("has not one {}" in one.reason for one in data.malformed)
