@@ -15,7 +15,7 @@ Places = NDArray[np.int64]
 
 RANDOM = "a random layer"
 BEST = "the best layer of the other facts"
-SHARES = ("es", "ps", "ns")
+SHARES = ("es", "ps", "ns", "free")
 
 
 def at_depth(depth: int) -> str:

@@ -21,6 +21,7 @@ SCORES = {
     "ps": "PS",
     "ns": "NS",
     "em": "rewrite magnitude",
+    "free": "said freely",
 }
 """How an edit is scored, and what people call it: see `locate_sweep.sweep`."""
 

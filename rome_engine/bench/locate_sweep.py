@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from rome_engine.bench.answering import MEMORY
+from rome_engine.bench.asks import Generated
 from rome_engine.bench.counterfact import score
 from rome_engine.bench.edits import single_edits
+from rome_engine.bench.generation import generate
 from rome_engine.bench.locate_result import SCORES, Array, Left
+from rome_engine.bench.metrics.free import TOKENS
+from rome_engine.bench.metrics.normalise import begins
 from rome_engine.bench.nll import Asked, Chosen, target_nll
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.editor import Editor
@@ -36,9 +41,9 @@ def sweep(
 
     es, em, ps, ns: as in `counterfact`; em is the rewrite magnitude. rewrite: how far the new target's probability p
     comes of the way to 1, (p − p₀) / (1 − p₀), p₀ without the edit (Hase et al. 2023); p = e^−s, s its mean token NLL.
-    NaN where the method refused the edit or the edit broke the model's numbers, which is told, or where a fact has no
-    such prompts. The facts of a layer are
-    scored together on one copy of the model. Raises BenchError where every edit is refused.
+    free: whether greedy text behind the prompt begins with the new target. NaN where the method refused the edit or the
+    edit broke the model's numbers, which is told, or where a fact has no such prompts. The facts of a layer are scored
+    together on one copy of the model. Raises BenchError where every edit is refused.
     """
     before = _probabilities(model, facts)
     found = {name: np.full((len(facts), len(layers)), np.nan) for name in SCORES}
@@ -97,8 +102,11 @@ def _scored(
     with per_row(model, [edits[place] for place in places]) as paths:
         cases = score(model, some, chosen=paths.choose, progress=None if told is None else partial(told, "scoring"))
         after = _probabilities(model, some, paths.choose)
+        asks = [(owner, Generated(fact.text, TOKENS)) for owner, fact in enumerate(some)]
+        said = generate(model, asks, MEMORY, chosen=paths.choose)
     found = {name: np.array([getattr(case, name) for case in cases]) for name in ("es", "em", "ps", "ns")}
-    return {**found, "rewrite": (after - before[places]) / (1 - before[places])}
+    free = [begins(text.text, [fact.target_new or ""]) for fact, text in zip(some, said, strict=True)]
+    return {**found, "rewrite": (after - before[places]) / (1 - before[places]), "free": np.array(free, dtype=float)}
 
 
 def _edits(

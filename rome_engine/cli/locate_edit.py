@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rome_engine.bench.locate_result import LocateEdit
 
 
-@loads()
+@loads(split=True)
 def command(
     facts: Annotated[
         Path | None,
@@ -44,11 +44,12 @@ def command(
         typer.Option(metavar="X", help="Leave facts out whose total effect is under X of probability: too small."),
     ] = 0.05,
     score: Annotated[
-        Literal["rewrite", "es", "ps", "ns", "em"],
+        Literal["rewrite", "es", "ps", "ns", "em", "free"],
         typer.Option(
             metavar="NAME",
             help="What layers are compared by: rewrite (how far the new answer's probability comes of the way to 1), "
-            "es, ps, ns, or em (rewrite magnitude). Tables and JSON hold them all.",
+            "es, ps, ns, em (rewrite magnitude), or free (greedy text begins with the new answer). Tables and JSON "
+            "hold them all.",
         ),
     ] = "rewrite",
     seed: options.Seed = 0,

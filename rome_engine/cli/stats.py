@@ -69,6 +69,8 @@ def command(
     device: options.Device = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
 ) -> None:
     """Collect the statistics that edits need.
 
@@ -94,7 +96,7 @@ def command(
 
     part = None if shard is None else Shard.parse(shard)
     text = Corpus(*corpus) if corpus else None
-    loading = (model, dtype, device, revision, trust_remote_code)
+    loading = (model, dtype, device, revision, trust_remote_code, device_map, offload_folder)
     loaded = load(*loading)
     chosen = _default_layers(loaded) if wanted is None else wanted
     sampling: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed}

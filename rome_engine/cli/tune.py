@@ -26,7 +26,7 @@ _ROLES = {
 }
 
 
-@loads()
+@loads(split=True)
 def command(
     model: Source = Source(),
     method: Annotated[str, typer.Option(metavar="NAME", help=editing.METHODS)] = "r-rome",

@@ -19,7 +19,7 @@ from rome_engine.trace import bootstrap
 
 AXIS = "Layer (a window's centre; the last of several edited ones)"
 DRAWN = ("rewrite", "es", "ps", "ns")
-"""The rewrite magnitude goes along with the rewrite score; it is in the tables."""
+"""The rewrite magnitude goes along with the rewrite score; it and what is said freely are in the tables."""
 FIRST_STYLE = 2
 """The scores' first line style; those before are the maps'."""
 

@@ -113,6 +113,7 @@ def configuration(
     return {
         **asked(facts, settings, answer_tokens),
         "weights": model.weight_hash(),
+        "config": model.config_hash(),
         "tokenizer": model.tokenizer_hash(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),

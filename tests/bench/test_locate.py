@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rome_engine.bench import locate_sweep
 from rome_engine.bench.counterfact import score
 from rome_engine.bench.locate import default_layers, fixed_depth, locate_edit, swept, touched
 from rome_engine.bench.locate_result import SCORES, LocateEdit
+from rome_engine.bench.metrics.normalise import normalise
 from rome_engine.bench.nll import Asked, target_nll
 from rome_engine.edit import Edit, editor
 from rome_engine.edit.editor import Editor
@@ -26,7 +28,7 @@ from rome_engine.stats import SecondMoment
 from rome_engine.trace import Settings
 from rome_engine.trace.tracer import Tracer
 from tests import tiny
-from tests.edit.examples import bit_equal, random_moment, state
+from tests.edit.examples import bit_equal, random_edit, random_moment, state
 
 SUBJECTS = ("The Louvre", "The Eiffel Tower", "The Colosseum", "the Big Ben", "the Space Needle", "LeBron James")
 PROMPTS = ("You can find {} in", "To visit {}, you have to travel to", "{} is in", "In France, {} is", "Rome and {} in")
@@ -99,7 +101,24 @@ def test_scores_are_those_of_edits_made_alone(study: Study, found: LocateEdit) -
         case = score(study.model, [fact])[0]
         after = exp(-target_nll(study.model, asked)[0].nll[0])
     expected = {"rewrite": (after - before) / (1 - before), "es": case.es, "em": case.em, "ps": case.ps, "ns": case.ns}
+    expected["free"] = 0.0  # a tiny random model never says it: see below
     assert {name: found.scores[name][1, at] for name in SCORES} == pytest.approx(expected, abs=1e-3)
+
+
+def test_what_is_said_freely_is_said_under_the_facts_own_edit(study: Study) -> None:
+    model = study.model
+    edits = {place: random_edit(model, (1, 2), seed=place) for place in (0, 1)}
+    prompt = model.tokenize(study.facts[0].text)
+    said = []
+    for one in edits.values():
+        with one.applied(model):
+            said.append(model.text_after(prompt, model.generate([prompt], 32)[0]))
+    words = [normalise(text.strip().partition("\n")[0])[0] for text in said]
+    assert words[0] != words[1]
+    for target in words:
+        facts = [replace(study.facts[0], target_new=target)] * 2
+        found = locate_sweep._scored(model, facts, edits, np.zeros(2), None, [0, 1])
+        assert found["free"].tolist() == [float(word == target) for word in words]
 
 
 def test_every_fact_is_accounted_for(found: LocateEdit) -> None:

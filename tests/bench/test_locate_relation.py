@@ -133,4 +133,4 @@ def test_p_values_are_corrected_for_all_relations() -> None:
         if one.score == "es":
             assert one.p is one.p_corrected is None
         else:
-            assert one.p is not None and one.p_corrected == pytest.approx(8 * one.p)
+            assert one.p is not None and one.p_corrected == pytest.approx(2 * (len(SCORES) - 1) * one.p)

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from rome_engine.bench.run_file import read_run
 from rome_engine.model.language_model import LanguageModel
 from tests import split
+from tests.bench.test_locate import known
 from tests.cli.conftest import PROMPT, SUBJECT, Cli, refused
 
 MAP = json.dumps(split.device_map("llama"))
@@ -66,6 +68,38 @@ def test_a_split_model_gives_the_numbers_of_one_piece(cli: Cli, llama: Path, off
     one, other = (_at(record, path) for record in (plain, parted))
     assert np.abs(one).max() > 1e-6  # there is something to agree on
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_of_a_split_model_are_those_of_one_piece(
+    cli: Cli, llama: Path, corpus: Path, cache: Path, here: Path, offloaded: list[bool]
+) -> None:
+    command = ("stats", "-m", llama, "--corpus", corpus, "--tokens", 500, "--layers", "1,2", "--shard", "1/1", "--out")
+    assert cli(*command, "plain.safetensors").code == 0
+    done = cli(*command, "parts.safetensors", "--device-map", MAP)
+    assert done.code == 0 and offloaded == [False, True], done.err
+    one, other = (safetensors.numpy.load_file(f"{name}.safetensors") for name in ("plain", "parts"))
+    assert one.keys() == other.keys() and len(one) >= 2
+    for name, values in one.items():
+        np.testing.assert_allclose(other[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_split_model_is_located_and_edited_like_one_in_one_piece(
+    cli: Cli, llama: Path, corpus: Path, cache: Path, here: Path, offloaded: list[bool]
+) -> None:
+    facts = known(LanguageModel.load(str(llama)), 4)
+    (here / "facts.json").write_text(json.dumps([fact.to_dict() for fact in facts]), encoding="utf-8")
+    command = (
+        *("locate-edit", "facts.json", "-m", llama, "--layers", "2", "--window", 2, "--samples", 2, "--json"),
+        *("--threshold", -1, "--corpus", corpus, "--tokens", 1000, "--score", "em"),
+    )
+    last = {path: place for path, place in split.device_map("llama").items() if not path.endswith(("0", "1", "2"))}
+    blocks = {f"model.layers.{layer}": "cpu" for layer in range(3)}
+    plain = cli(*command).record
+    parted = cli(*command, "--device-map", json.dumps(last | blocks)).record
+    assert offloaded == [False, False, True]  # the first is the one above
+    for one, other in zip(plain["controls"], parted["controls"], strict=True):
+        for name in ("em", "ns", "free"):
+            assert other["scores"][name]["value"] == pytest.approx(one["scores"][name]["value"], abs=1e-4)
 
 
 @pytest.fixture
