@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, runtime_checkable
+from typing import Protocol as Interface
 
 from rome_engine.bench import sequential
 from rome_engine.bench.answering import MEMORY
@@ -23,8 +24,17 @@ from rome_engine.errors import BenchError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
 
-Spread = Callable[[Iterable[Numbered]], Iterator[list[Row]]]
-"""Gives each piece's rows when they are there, in whatever order: where pieces are worked on elsewhere."""
+
+@runtime_checkable
+class Spread(Interface):
+    """Where pieces are worked on elsewhere."""
+
+    def ask(self, pieces: Iterable[Numbered]) -> Iterator[None]:
+        """Have the untouched model answer all that these records ask, for `Untouched`; one step a piece."""
+
+    def __call__(self, pieces: Iterable[Numbered]) -> Iterator[list[Row]]:
+        """Each piece's rows when they are there, in whatever order."""
+
 
 General = Callable[[LanguageModel], Mapping[str, float]]
 """Figures of the whole model as it is, such as perplexity."""
@@ -111,6 +121,10 @@ def _alone(work: Work, records: Numbered, kept: sequential.Kept, spread: Spread 
         count = len(records) - sum(map(len, missing))
         if told is not None:
             told(label, count, len(records))
+        if spread is not None and at == BEFORE:
+            for asked, _ in enumerate(spread.ask(missing), 1):
+                if told is not None:
+                    told(f"{label}, by the workers", asked, len(missing))
         pieces = work.before if at == BEFORE else work.single
         for rows in map(pieces, missing) if spread is None or at == BEFORE else spread(missing):
             kept.rows(rows)

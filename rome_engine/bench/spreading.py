@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,24 @@ from rome_engine.model.language_model import LanguageModel
 from rome_engine.model.replica import Replica
 from rome_engine.stats import SecondMoment
 
+log = logging.getLogger(__name__)
+
 Known = Mapping[Ask, Answer | Tensor]
 """What the untouched model answered; of a next token the hidden state alone, because its reader is a whole model."""
 
-Sent = tuple[Numbered, Known]
-"""What goes to a worker: records, and what the untouched model answered to all they ask."""
+
+@dataclass(frozen=True)
+class _Asks:
+    """What the untouched model is to be asked."""
+
+    asks: tuple[Ask, ...]
+
+
+Sent = tuple[Numbered, Known] | _Asks
+"""What goes to a worker: asks; or records, with what the untouched model answered to all they ask."""
+
+Got = list[Row] | Known
+"""What comes back of it."""
 
 
 def check_protocol(protocol: Protocol) -> None:
@@ -58,7 +71,8 @@ def spreader(
 ) -> Iterator[Spread]:
     """Workers for the `spread` of `run_benchmark`, whose arguments the others are; the model is untouched.
 
-    Contexts and answers of the untouched model are made here and sent, so that rows are those of a run without workers.
+    Contexts are made here, answers of the untouched model by the workers and kept here; both are sent, so that rows are
+    those of a run without workers.
     Raises BenchError for a protocol whose edits lie on top of each other, ClusterError as `Pool` does.
     """
     check_protocol(plan.protocol)
@@ -66,18 +80,44 @@ def spreader(
     with Untouched(model, untouched, memory) as answers:
         contexts = Work.of(model, editor(plan.method), moments, config, metrics, answers, memory).contexts
         make = _Making(replica, plan.method, dict(moments), config, plan.metrics, contexts, memory)
-        with Pool[Sent, list[Row]](cluster, make, replica.gpus) as pool:
-            yield partial(_spread, pool, answers, metrics)
+        with Pool[Sent, Any](cluster, make, replica.gpus) as pool:
+            yield _Spread(pool, answers, metrics)
 
 
-def _spread(
-    pool: Pool[Sent, list[Row]], answers: Untouched, metrics: Sequence[Metric], pieces: Iterable[Numbered]
-) -> Iterator[list[Row]]:
-    return pool.map(((piece, _known(answers, metrics, piece)) for piece in pieces), _lost)
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """The `Spread` of a pool of workers."""
+
+    pool: Pool[Sent, Any]
+    answers: Untouched
+    metrics: Sequence[Metric]
+
+    def ask(self, pieces: Iterable[Numbered]) -> Iterator[None]:
+        """See `Spread.ask`. Each piece asks what those before it did not, as without workers."""
+        for found in self.pool.map(self._asks(pieces), _lost):
+            self.answers.take(found)
+            yield
+
+    def __call__(self, pieces: Iterable[Numbered]) -> Iterator[list[Row]]:
+        """See `Spread`."""
+        return self.pool.map(((piece, _known(self.answers, self.metrics, piece)) for piece in pieces), _lost)
+
+    def _asks(self, pieces: Iterable[Numbered]) -> Iterator[_Asks]:
+        sent: set[Ask] = set()
+        for piece in pieces:
+            asked = [ask for _, record in piece for metric in self.metrics for ask in metric.asks(record)]
+            new = [ask for ask in self.answers.missing(asked) if ask not in sent]
+            sent.update(new)
+            yield _Asks(tuple(new))
 
 
-def _lost(sent: Sent, why: str) -> tuple[list[Sent], list[Row]]:
-    """Records that worker after worker died of are tried one by one, and the one that still kills its worker failed."""
+def _lost(sent: Sent, why: str) -> tuple[list[Sent], Got]:
+    """Records that worker after worker died of are tried one by one, and the one that still kills its worker failed.
+
+    What workers die of being asked is asked here.
+    """
+    if isinstance(sent, _Asks):
+        return [], {}
     records, known = sent
     if len(records) > 1:
         return [([one], known) for one in records], []
@@ -91,8 +131,12 @@ def _known(answers: Untouched, metrics: Sequence[Metric], records: Numbered) -> 
     except Exception:  # of whichever kind: the worker meets it again, and marks the record
         alone = [_known(answers, metrics, [one]) for one in records] if len(records) > 1 else []
         return {ask: one for some in alone for ask, one in some.items()}
-    both = (pair for some in found for pair in some.found.items())
-    return {ask: one.hidden if isinstance(one, NextAnswer) else one for ask, one in both}
+    return {ask: one for some in found for ask, one in _light(some).items()}
+
+
+def _light(answers: Answers) -> Known:
+    """The answers without the models that some of them read."""
+    return {ask: one.hidden if isinstance(one, NextAnswer) else one for ask, one in answers.found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +167,19 @@ class _Working:
     work: Work
     answers: _Received
 
-    def __call__(self, sent: Sent) -> list[Row]:
+    def __call__(self, sent: Sent) -> Got:
+        if isinstance(sent, _Asks):
+            return self._asked(sent.asks)
         records, self.answers.received = sent
         return self.work.single(records)
+
+    def _asked(self, asks: Sequence[Ask]) -> Known:
+        try:
+            (found,) = answer(self.work.model, [asks], memory=self.work.memory)
+        except Exception:  # of whichever kind: the driver meets it again, and marks the record
+            log.debug("something could not be asked", exc_info=True)
+            return {}
+        return _light(found)
 
 
 class _Received(Untouched):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rome_engine.bench.answering import MEMORY, answer
 from rome_engine.bench.asks import (
@@ -76,6 +77,21 @@ class Untouched:
             found.update(new.found)
         self._held.update({wanted[ask]: one for ask, one in found.items()})
         return [Answers({ask: found[ask] for ask in asks}) for asks in distinct]
+
+    def missing(self, asks: Iterable[Ask]) -> list[Ask]:
+        """Those of the asks, each once, whose answers are not in the file."""
+        wanted = {ask: self._key(ask) for ask in dict.fromkeys(asks)}
+        found = self._find(wanted)
+        return [ask for ask in wanted if ask not in found]
+
+    def take(self, new: Mapping[Ask, Answer | Tensor]) -> None:
+        """Keep answers that this very model gave elsewhere; of a next token the hidden state."""
+        self._keep(
+            {
+                self._key(ask): NextAnswer(one, self._model) if isinstance(one, Tensor) else one
+                for ask, one in new.items()
+            }
+        )
 
     def known(self, asked: Sequence[Iterable[Ask]]) -> list[Answers]:
         """The same of what was asked before, whatever has become of the model. Raises BenchError for other asks."""

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from rome_engine.bench import work
+from rome_engine.bench import untouched, work
 from rome_engine.bench.datasets import DataSet
+from rome_engine.bench.metrics import named
 from rome_engine.bench.plan import Plan
 from rome_engine.bench.run import Row
 from rome_engine.bench.runner import run_benchmark
@@ -73,6 +74,36 @@ def test_rows_are_those_of_one_process_also_when_a_worker_is_killed(folder: Path
         assert rows(run.rows) == rows(local.rows)
         assert [row.status for row in run.at(0)] == ["failed", *["done"] * 8] and run.environment == local.environment
     assert flag.exists()
+
+
+def test_the_workers_ask_the_untouched_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, some, plan = load(folder), data(5), Plan("ft-l", METRICS)
+    given, asked_here = arguments(model, "ft-l"), []
+    answer = untouched.answer
+
+    def counted(*of: Any, **others: Any) -> Any:
+        asked_here.append(of[1])
+        return answer(*of, **others)
+
+    monkeypatch.setattr(untouched, "answer", counted)
+    told: list[str] = []
+    with spreader(
+        CLUSTER, Replica.of(model, partial(load, folder)), model, plan, untouched=tmp_path / "u", **given
+    ) as spread:
+        run_benchmark(
+            model,
+            plan,
+            some,
+            tmp_path / "r",
+            untouched=tmp_path / "u",
+            spread=spread,
+            told=lambda *one: told.append(one[0]),
+            **given,
+        )
+    # What the first record asks is too long: its group fails in the worker, and is asked again here, one by one.
+    broken = {ask for metric in named(METRICS) for record in some.records[:2] for ask in metric.asks(record)}
+    assert {ask for asks in asked_here for several in asks for ask in several} <= broken
+    assert "asking the untouched model, by the workers" in told
 
 
 def load_and_die_of_a_record(folder: Path) -> LanguageModel:
