@@ -73,8 +73,8 @@ GROUPS = (
         "500 records in batches of 50",
         ("rome", "r-rome", "memit", "memit-history", "emmet", "alphaedit", "ft-l"),
         f"--protocol sequential --batch 50 --every 5 {_metrics(*FORCED, *FREE)}",
-        "ROME and R-ROME edit a batch's records one after another. All records so far are scored after batches 5 and "
-        "10, after the others the newest batch alone.",
+        "ROME and R-ROME edit a batch's records one after another. All records so far are scored after the fifth batch "
+        "and the last (checkpoints 4 and 9; they are counted from 0), after the others the newest batch alone.",
     ),
 )
 

@@ -31,10 +31,11 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "protocol"), [("r-rome", "single"), ("memit", "batch"), ("memit-history", "sequential")]
+    ("method", "protocol", "step"),
+    [("r-rome", "single", 1), ("memit", "batch", 4), ("memit-history", "sequential", 12)],
 )
 def test_the_run_stops_with_its_file_sound_and_goes_on(
-    method: str, protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, protocol: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file gets a few pages more each time: it is stopped at every kind of write, and ends as one never stopped."""
     model = tiny.language_model("llama")
@@ -44,7 +45,7 @@ def test_the_run_stops_with_its_file_sound_and_goes_on(
     whole = run_benchmark(model, wanted, some, tmp_path / "whole", **given)
     path, said, stages = tmp_path / "full", set(), set()
     opened = RunFile.__init__
-    for pages in range(8, 400, 1 if protocol == "single" else 12):
+    for pages in range(8, 400, step):
 
         def limited(self: RunFile, *of: Any, pages: int = pages, **others: Any) -> None:
             opened(self, *of, **others)
