@@ -8,7 +8,8 @@ from typing import Any, Literal
 from rome_engine.bench.counterfact import CaseScores, score
 from rome_engine.edit.closed_form import ClosedForm
 from rome_engine.edit.edit import Edit
-from rome_engine.edit.editor import Editor
+from rome_engine.edit.editor import Editor, check_layer
+from rome_engine.edit.stack import require_present
 from rome_engine.edit.trained import Trained
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
@@ -69,3 +70,10 @@ def single_edits(
 
 def _steps(progress: Told | None) -> Callable[[int, int, float], None] | None:
     return None if progress is None else lambda step, steps, _loss: progress("editing", step, steps)
+
+
+def require_editable(model: LanguageModel, editor: Editor, *configs: Any) -> None:
+    """Raises EditError where one of the layers that these settings edit is not there, or is kept on the disk."""
+    for config in configs:
+        for layer in editor.edited(config) if isinstance(editor, Trained) else editor.layers(config):
+            require_present(model, check_layer(model, layer))

@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from rome_engine.bench.edits import require_editable
 from rome_engine.bench.locate_controls import controls
 from rome_engine.bench.locate_relation import relations
 from rome_engine.bench.locate_result import SCORES, Array, Left, LocateEdit, Tracing
@@ -93,6 +94,7 @@ def locate_edit(
         raise BenchError(f"there is no score {score!r}: choose {', '.join(SCORES)}")
     if len(layers) < 2:
         raise BenchError("a sweep needs at least two layers: name more")
+    require_editable(model, editor, *(editor.default(model, layer) for layer in layers))
     settings = Settings(
         kinds=("mlp", "hidden"), windows=(window,), samples=samples, seed=seed, positions="last-subject"
     )

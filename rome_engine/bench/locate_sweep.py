@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from math import exp
 from typing import Any
@@ -17,11 +18,11 @@ from rome_engine.bench.generation import generate
 from rome_engine.bench.locate_result import SCORES, Array, Left
 from rome_engine.bench.metrics.free import TOKENS
 from rome_engine.bench.metrics.normalise import begins
-from rome_engine.bench.nll import Asked, Chosen, target_nll
+from rome_engine.bench.nll import Asked, Chosen, Progress, target_nll
 from rome_engine.edit.edit import Edit
 from rome_engine.edit.editor import Editor
 from rome_engine.edit.per_row import per_row
-from rome_engine.errors import BenchError, EditError, NotFiniteError, PromptError
+from rome_engine.errors import BenchError, EditError, NotFiniteError, PromptError, PromptTooLongError
 from rome_engine.facts import Fact
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
@@ -102,11 +103,22 @@ def _scored(
     with per_row(model, [edits[place] for place in places]) as paths:
         cases = score(model, some, chosen=paths.choose, progress=None if told is None else partial(told, "scoring"))
         after = _probabilities(model, some, paths.choose)
-        asks = [(owner, Generated(fact.text, TOKENS)) for owner, fact in enumerate(some)]
-        said = generate(model, asks, MEMORY, chosen=paths.choose)
+        free = _said(model, some, paths.choose, None if told is None else partial(told, "generating"))
     found = {name: np.array([getattr(case, name) for case in cases]) for name in ("es", "em", "ps", "ns")}
-    free = [begins(text.text, [fact.target_new or ""]) for fact, text in zip(some, said, strict=True)]
-    return {**found, "rewrite": (after - before[places]) / (1 - before[places]), "free": np.array(free, dtype=float)}
+    return {**found, "rewrite": (after - before[places]) / (1 - before[places]), "free": free}
+
+
+def _said(model: LanguageModel, facts: Sequence[Fact], chosen: Chosen, progress: Progress | None) -> Array:
+    """Whether greedy text behind each prompt begins with the new target, (facts,); NaN where it has no room."""
+    found = np.full(len(facts), np.nan)
+    asks = []
+    for owner, fact in enumerate(facts):
+        with suppress(PromptTooLongError):
+            model.check_length(model.tokenize(fact.text), TOKENS)
+            asks.append((owner, Generated(fact.text, TOKENS)))
+    for (owner, _), text in zip(asks, generate(model, asks, MEMORY, chosen=chosen, progress=progress), strict=True):
+        found[owner] = begins(text.text, [facts[owner].target_new or ""])
+    return found
 
 
 def _edits(

@@ -58,8 +58,9 @@ class RunFile(SqliteFile):
             with self._putting_down():
                 self.sqlite.executemany("INSERT INTO about VALUES (?, ?)", rows)
             return
-        for part, now in (("configuration", configuration), ("environment", environment)):
-            self._refuse_other(kept[part], now)
+        self._refuse_other(kept["configuration"], configuration)
+        # What an earlier version did not put down cannot be compared.
+        self._refuse_other(kept["environment"], {name: environment.get(name) for name in kept["environment"]})
 
     def check(self, configuration: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """See what can be seen before there is a model: whether the file is of a run that has these parts.

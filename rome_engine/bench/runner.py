@@ -10,16 +10,14 @@ from typing import Protocol as Interface
 from rome_engine.bench import sequential
 from rome_engine.bench.answering import MEMORY
 from rome_engine.bench.datasets import DataSet
+from rome_engine.bench.edits import require_editable
 from rome_engine.bench.metrics import named
 from rome_engine.bench.plan import Plan, Protocol, environment, grouped
 from rome_engine.bench.run import BEFORE, Row, Run
 from rome_engine.bench.run_file import RunFile
 from rome_engine.bench.untouched import Untouched
 from rome_engine.bench.work import Numbered, Told, Work
-from rome_engine.edit.editor import check_layer
 from rome_engine.edit.methods import editor
-from rome_engine.edit.stack import require_present
-from rome_engine.edit.trained import Trained
 from rome_engine.errors import BenchError
 from rome_engine.model.language_model import LanguageModel
 from rome_engine.stats import SecondMoment
@@ -30,7 +28,7 @@ class Spread(Interface):
     """Where pieces are worked on elsewhere."""
 
     def ask(self, pieces: Iterable[Numbered]) -> Iterator[None]:
-        """Have the untouched model answer all that these records ask, for `Untouched`; one step a piece."""
+        """Have the untouched model answer all that these records ask, for `Untouched`; at most one step a piece."""
 
     def __call__(self, pieces: Iterable[Numbered]) -> Iterator[list[Row]]:
         """Each piece's rows when they are there, in whatever order."""
@@ -80,8 +78,7 @@ def run_benchmark(
     if not records:
         raise BenchError(f"{data.name} has no record that can be used: {_first_reason(data)}")
     layers = method.layers(settings)
-    for layer in method.edited(settings) if isinstance(method, Trained) else layers:
-        require_present(model, check_layer(model, layer))
+    require_editable(model, method, settings)
     about = {str(layer): _key(moments[layer]) for layer in layers if layer in moments}
     batches = plan.batches([record for _, record in records])
     batch_of = {position: number for number, batch in enumerate(batches) for position in batch}

@@ -93,7 +93,9 @@ class _Spread:
     metrics: Sequence[Metric]
 
     def ask(self, pieces: Iterable[Numbered]) -> Iterator[None]:
-        """See `Spread.ask`. Each piece asks what those before it did not, as without workers."""
+        """See `Spread.ask`. Each piece asks what those before it did not, as without workers; some ask nothing."""
+        if not self.answers.keeps:
+            return  # they would be lost
         for found in self.pool.map(self._asks(pieces), _lost):
             self.answers.take(found)
             yield
@@ -108,7 +110,8 @@ class _Spread:
             asked = [ask for _, record in piece for metric in self.metrics for ask in metric.asks(record)]
             new = [ask for ask in self.answers.missing(asked) if ask not in sent]
             sent.update(new)
-            yield _Asks(tuple(new))
+            if new:
+                yield _Asks(tuple(new))
 
 
 def _lost(sent: Sent, why: str) -> tuple[list[Sent], Got]:

@@ -111,7 +111,7 @@ def _bca(values: Array, combine: Combine, seed: int) -> tuple[float, float]:
     bias = norm.ppf(np.clip(below / len(drawn), 1 / len(drawn), 1 - 1 / len(drawn)))
     without = combine(_without_each(values))
     without = without[~np.isnan(without)]
-    away = without.mean() - without
+    away = without.mean() - without if len(without) else without
     spread = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
     tails = bias + norm.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

@@ -15,7 +15,7 @@ from math import isnan
 from typing import Any
 
 from rome_engine.bench.counterfact import Summary, summary
-from rome_engine.bench.edits import Protocol, measure
+from rome_engine.bench.edits import Protocol, measure, require_editable
 from rome_engine.edit.configuration import configured
 from rome_engine.edit.defaults import DEPTH
 from rome_engine.edit.editor import Editor
@@ -132,17 +132,18 @@ def tune(
 
     layers: the (last) edited ones that are tried. grid: settings by their names, "value.clamp" for one within another.
     moments: of all layers that are touched. told(trial) is called after each trial.
-    Raises EditError where every trial failed.
+    Raises EditError where every trial failed, and for layers that are kept on the disk.
     """
     runs = _Runs(model, editor, moments, protocol, progress, told)
     combinations = check_grid(model, editor, layers[0], grid)
+    default, depth, every_drawn = editor.default(model), round(DEPTH * (model.n_layers - 1)), drawn_layers(model, seed)
+    named = (editor.default(model, layer) for layer in (*layers, depth, *every_drawn))
+    require_editable(model, editor, default, *named)
     by_layer = [runs.tried("layers", layer, {}, tuning) for layer in layers]
     best = _best(by_layer)
     by_setting = [runs.tried("settings", best.layer, settings, tuning) for settings in combinations]
     best = _best([best, *by_setting])
-    default = editor.default(model)
-    depth = round(DEPTH * (model.n_layers - 1))
-    drawn = [layer for layer in drawn_layers(model, seed) if layer != best.layer][:RANDOM_LAYERS]
+    drawn = [layer for layer in every_drawn if layer != best.layer][:RANDOM_LAYERS]
     reported = [
         runs.tried("best", best.layer, best.settings, held_out),
         runs.tried("default", _edited(default)[-1], {}, held_out),

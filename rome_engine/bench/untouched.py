@@ -78,6 +78,11 @@ class Untouched:
         self._held.update({wanted[ask]: one for ask, one in found.items()})
         return [Answers({ask: found[ask] for ask in asks}) for asks in distinct]
 
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a file."""
+        return self._file is not None
+
     def missing(self, asks: Iterable[Ask]) -> list[Ask]:
         """Those of the asks, each once, whose answers are not in the file."""
         wanted = {ask: self._key(ask) for ask in dict.fromkeys(asks)}

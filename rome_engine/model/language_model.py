@@ -351,7 +351,7 @@ class LanguageModel:
         return next((int(token) for token in known if token is not None), 0)
 
     def _end_ids(self) -> list[int]:
-        ends = self.module.generation_config.eos_token_id
+        ends = getattr(getattr(self.module, "generation_config", None), "eos_token_id", None)
         return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
 
     # Identity

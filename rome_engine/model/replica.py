@@ -10,7 +10,7 @@ import torch
 
 from rome_engine.errors import ClusterError
 from rome_engine.model.language_model import LanguageModel
-from rome_engine.versions import versions
+from rome_engine.versions import computed_by, versions
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ def _about(model: LanguageModel) -> dict[str, Any]:
     """What a model's numbers depend on."""
     return {
         "weights": model.weight_hash(),
+        "config": model.config_hash(),
+        "tokenizer": model.tokenizer_hash(),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
+        "device": computed_by(model.device),
         "threads": torch.get_num_threads(),
         **versions(),
     }

@@ -17,6 +17,7 @@ from rome_engine.trace.per_fact import FactMaps
 
 APPLICATION = 0x524F4D45  # "ROME", by which SQLite files are told apart
 VERSION = 1
+CONFIG = "config"
 _TABLES = (
     "CREATE TABLE configuration (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE facts (record INTEGER PRIMARY KEY, fact TEXT, status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', "
@@ -139,6 +140,8 @@ class RunStore(SqliteFile):
             with self.transaction():
                 self.sqlite.executemany("INSERT INTO configuration VALUES (?, ?)", new)
         elif kept:
+            if CONFIG not in kept:  # an earlier version did not put it down
+                configuration = {name: value for name, value in configuration.items() if name != CONFIG}
             told = difference(kept if whole else {name: kept.get(name) for name in configuration}, configuration)
             if told is not None:
                 raise TraceError(f"{self.path} {told}")

@@ -105,7 +105,7 @@ def test_scores_are_those_of_edits_made_alone(study: Study, found: LocateEdit) -
     assert {name: found.scores[name][1, at] for name in SCORES} == pytest.approx(expected, abs=1e-3)
 
 
-def test_what_is_said_freely_is_said_under_the_facts_own_edit(study: Study) -> None:
+def test_what_is_said_freely_is_said_under_the_facts_own_edit(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     model = study.model
     edits = {place: random_edit(model, (1, 2), seed=place) for place in (0, 1)}
     prompt = model.tokenize(study.facts[0].text)
@@ -119,6 +119,12 @@ def test_what_is_said_freely_is_said_under_the_facts_own_edit(study: Study) -> N
         facts = [replace(study.facts[0], target_new=target)] * 2
         found = locate_sweep._scored(model, facts, edits, np.zeros(2), None, [0, 1])
         assert found["free"].tolist() == [float(word == target) for word in words]
+    long = "The Eiffel Tower is in " * 12
+    room = len(model.tokenize(long).input_ids) + 20
+    monkeypatch.setattr(model, "architecture", replace(model.architecture, context=room))
+    facts = [replace(study.facts[0], prompt=f"{long}{study.facts[0].prompt}"), study.facts[0]]
+    found = locate_sweep._scored(model, facts, edits, np.zeros(2), None, [0, 1])
+    assert np.isnan(found["free"][0]) and found["free"][1] in (0, 1) and not np.isnan(found["es"]).any()
 
 
 def test_every_fact_is_accounted_for(found: LocateEdit) -> None:
@@ -186,7 +192,7 @@ def test_progress_is_told_by_phase(study: Study) -> None:
     told: list[tuple[str, int, int]] = []
     study.run(progress=lambda *at: told.append(at))
     phases = list(dict.fromkeys(phase for phase, _, _ in told))
-    assert phases[:2] == ["asking", "tracing"] and phases[-1] == "scoring, layer 2 (2 of 2)"
+    assert phases[:2] == ["asking", "tracing"] and phases[-1] == "generating, layer 2 (2 of 2)"
     assert all(0 <= done <= total for _, done, total in told)
 
 

@@ -84,8 +84,9 @@ def test_statistics_of_a_split_model_are_those_of_one_piece(
 
 
 def test_a_split_model_is_located_and_edited_like_one_in_one_piece(
-    cli: Cli, llama: Path, corpus: Path, cache: Path, here: Path, offloaded: list[bool]
-) -> None:
+    cli: Cli, llama: Path, corpus: Path, cache: Path, here: Path, offloaded: list[bool], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     facts = known(LanguageModel.load(str(llama)), 4)
     (here / "facts.json").write_text(json.dumps([fact.to_dict() for fact in facts]), encoding="utf-8")
     command = (
@@ -95,8 +96,15 @@ def test_a_split_model_is_located_and_edited_like_one_in_one_piece(
     last = {path: place for path, place in split.device_map("llama").items() if not path.endswith(("0", "1", "2"))}
     blocks = {f"model.layers.{layer}": "cpu" for layer in range(3)}
     plain = cli(*command).record
+    monkeypatch.setattr("rome_engine.edit.value_store.cache_home", lambda: tmp_path / "others")  # nothing is found
     parted = cli(*command, "--device-map", json.dumps(last | blocks)).record
     assert offloaded == [False, False, True]  # the first is the one above
+    refused(cli(*command, "--device-map", MAP), "the weight of layer 1 is offloaded")
+    some = [FACT | {"subject": subject} for subject in (SUBJECT, "The Louvre", "The Colosseum", "the Big Ben")]
+    (here / "four.json").write_text(json.dumps(some), encoding="utf-8")
+    tune = ("tune", "-m", llama, "--layers", "2", "--corpus", corpus, "--tokens", 1000, "--facts", "four.json")
+    tune = (*tune, "--tuning", 2, "--held-out", 2, "--device-map", MAP)
+    refused(cli(*tune), "the weight of layer", "is offloaded")
     for one, other in zip(plain["controls"], parted["controls"], strict=True):
         for name in ("em", "ns", "free"):
             assert other["scores"][name]["value"] == pytest.approx(one["scores"][name]["value"], abs=1e-4)
