@@ -37,7 +37,10 @@ COMMANDS = (
 )
 
 
-def test_stats_collect_and_show(cli: Cli, neox: Path, corpus: Path, cache: Path) -> None:
+def test_stats_collect_and_show(
+    cli: Cli, neox: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # other tests' moments are of more tokens
     common = ("stats", "--model", neox, "--layers", "0,2-3")
     collected = cli(*common, "--corpus", corpus, "--tokens", 500, "--length", 32, "--seed", 4, "--json").record
     rows = collected["moments"]
